@@ -1,0 +1,16 @@
+//! A BGP EVPN speaker as a library: it announces the routes its owner wants announced and remembers what its peers say.
+//! It knows nothing of ports, stores or nodes.
+//!
+//! ```text
+//!  owner ── set_peers / replace / update / set_synced ──▶ ┌────────────┐ ◀─bounded channels─▶ peer task ◀─TCP─▶ peer
+//!        ◀── events: peer up/down, route received, sent ── │ owner task │ ◀─bounded channels─▶ peer task ◀─TCP─▶ peer
+//!                                                         └────────────┘ ◀── listener task (passive side)
+//! ```
+
+mod config;
+mod route;
+
+pub use config::{PeerConfig, PeerMode, SpeakerConfig};
+pub use route::{
+    Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget, RouteTextError,
+};

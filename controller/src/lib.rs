@@ -1,0 +1,5 @@
+//! The controller: the store of record for every address and MAC, and all that is derived from it.
+
+pub mod model;
+pub mod snapshot;
+pub mod store;
