@@ -8,9 +8,15 @@
 //! ```
 
 mod config;
+mod owner;
 mod route;
+mod speaker;
+mod transport;
 
 pub use config::{PeerConfig, PeerMode, SpeakerConfig};
 pub use route::{
     Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget, RouteTextError,
+};
+pub use speaker::{
+    Event, PeerCounters, PeerState, ReceivedRoute, RouteFilter, SessionState, Speaker, SpeakerError, Ticket,
 };
