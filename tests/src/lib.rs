@@ -1,1 +1,17 @@
-//! To be written.
+//! What the integration tests stand on: real daemons (FRR, GoBGP, etcd, our own) started for one test, in namespaces or
+//! on loopback addresses nobody else uses, and stopped with it, whatever happened.
+//!
+//! * [`slot`]: what makes two runs at once, or a run after a killed one, not collide.
+//! * [`process`]: a daemon with its log; its last lines are printed when it is dropped, so that they show with the
+//!   output of a failing test.
+//! * [`wait_for`]: the only way to wait.
+//!
+//! A missing peer (no FRR 10, no etcd 3.7) is an error that says what to run, never a skipped test.
+
+pub mod etcd;
+pub mod process;
+pub mod slot;
+mod wait;
+
+pub use etcd::Etcd;
+pub use wait::wait_for;

@@ -1,0 +1,161 @@
+//! A real etcd for one test.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use etcd_client::Client;
+use nix::sys::signal::Signal;
+
+use crate::process::{Daemon, cache};
+use crate::slot::{Directory, Slot};
+use crate::wait_for;
+
+/// Longest wait for etcd to serve.
+const START: Duration = Duration::from_secs(30);
+
+/// Which etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EtcdVersion {
+    /// The one of this Debian (3.4 on Debian 12).
+    Debian,
+    /// The newest release, 3.7, built by `scripts/peers.sh`.
+    Newest,
+}
+
+impl EtcdVersion {
+    /// Both.
+    pub const ALL: [EtcdVersion; 2] = [EtcdVersion::Debian, EtcdVersion::Newest];
+
+    /// Its program; an error says how to get it.
+    pub fn program(self) -> Result<PathBuf> {
+        let (path, how) = match self {
+            EtcdVersion::Debian => (PathBuf::from("/usr/bin/etcd"), "scripts/setup.sh"),
+            EtcdVersion::Newest => (cache().join("bin/etcd"), "scripts/peers.sh"),
+        };
+        ensure!(path.exists(), "{} is missing: run {how}", path.display());
+        Ok(path)
+    }
+}
+
+/// A single-member etcd on a loopback address of its own, with its data on disk. Dropping it kills it and removes
+/// everything.
+#[derive(Debug)]
+pub struct Etcd {
+    daemon: Option<Daemon>,
+    program: PathBuf,
+    address: Ipv4Addr,
+    args: Vec<String>,
+    version: String,
+    directory: Directory,
+}
+
+impl Etcd {
+    /// Starts one and waits until it serves.
+    pub async fn start(version: EtcdVersion) -> Result<Etcd> {
+        Etcd::start_with(version, &[]).await
+    }
+
+    /// [`Etcd::start`] with more arguments, for example `--auto-compaction-retention=1s`.
+    pub async fn start_with(version: EtcdVersion, args: &[&str]) -> Result<Etcd> {
+        let slot = Slot::get()?;
+        let mut etcd = Etcd {
+            daemon: None,
+            program: version.program()?,
+            address: slot.loopback()?,
+            args: args.iter().map(ToString::to_string).collect(),
+            version: String::new(),
+            directory: slot.directory("etcd")?,
+        };
+        etcd.restart().await?;
+        println!("peer: etcd {}", etcd.version);
+        Ok(etcd)
+    }
+
+    /// Its endpoint, for example `http://127.64.0.1:2379`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}:2379", self.address)
+    }
+
+    /// The version it says it has.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Where its data and log are.
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+
+    /// A client of its own.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect([self.endpoint()], None)
+            .await
+            .with_context(|| format!("cannot connect to {}", self.endpoint()))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> Result<()> {
+        self.daemon.take().context("etcd is not running")?.kill()
+    }
+
+    /// Starts it again (killing it first if it runs) on the same address with its data, and waits until it serves.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.daemon = None;
+        let client = self.endpoint();
+        let peer = format!("http://{}:2380", self.address);
+        let mut command = Command::new(&self.program);
+        command
+            .arg(format!("--data-dir={}", self.directory.path().join("data").display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster=default={peer}"))
+            .args(["--logger=zap", "--log-level=warn"])
+            .args(&self.args);
+        let mut daemon = Daemon::spawn("etcd", command, &self.directory.path().join("log"))?;
+        let look = async || {
+            daemon.must_run()?;
+            let mut client = self.client().await?;
+            Ok(client.status().await?.version().to_string())
+        };
+        self.version = wait_for(&format!("etcd at {client} serves"), START, look).await?;
+        self.daemon = Some(daemon);
+        Ok(())
+    }
+
+    /// Stops it without closing anything (SIGSTOP): connections hang.
+    pub fn pause(&self) -> Result<()> {
+        self.daemon.as_ref().context("etcd is not running")?.signal(Signal::SIGSTOP)
+    }
+
+    /// Ends a [`Etcd::pause`].
+    pub fn resume(&self) -> Result<()> {
+        self.daemon.as_ref().context("etcd is not running")?.signal(Signal::SIGCONT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn data_outlives_a_kill() {
+        for version in EtcdVersion::ALL {
+            let mut etcd = Etcd::start(version).await.unwrap();
+            let mut client = etcd.client().await.unwrap();
+            client.put("k", "v", None).await.unwrap();
+            etcd.kill().unwrap();
+            assert!(etcd.client().await.unwrap().get("k", None).await.is_err());
+            etcd.restart().await.unwrap();
+            let got = etcd.client().await.unwrap().get("k", None).await.unwrap();
+            assert_eq!(got.kvs()[0].value_str().unwrap(), "v");
+            let directory = etcd.directory().to_path_buf();
+            drop(etcd);
+            assert!(!directory.exists());
+        }
+    }
+}
