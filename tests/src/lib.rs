@@ -9,9 +9,15 @@
 //! A missing peer (no FRR 10, no etcd 3.7) is an error that says what to run, never a skipped test.
 
 pub mod etcd;
+pub mod frr;
+pub mod gobgp;
+pub mod netns;
 pub mod process;
 pub mod slot;
 mod wait;
 
 pub use etcd::Etcd;
+pub use frr::Frr;
+pub use gobgp::GoBgp;
+pub use netns::Netns;
 pub use wait::wait_for;
