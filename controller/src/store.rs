@@ -61,6 +61,8 @@ pub enum Compare {
     Unchanged(String, Revision),
     /// The key has a value, whichever.
     Present(String),
+    /// No key with this prefix has a value.
+    NoneBelow(String),
 }
 
 /// A write of a transaction.
@@ -98,7 +100,7 @@ impl Txn {
 pub enum TxnOutcome {
     /// All writes are durable, at this revision.
     Committed(Revision),
-    /// Nothing was written: these compares (by index) did not hold.
+    /// Nothing was written: these compares (by index, ascending, at least one) did not hold.
     Conflict(Vec<usize>),
 }
 
@@ -133,6 +135,15 @@ pub struct Listing {
     pub revision: Revision,
 }
 
+/// A consistent listing in pieces: the revision that all of them show, and the pieces in the order of keys.
+#[derive(Debug)]
+pub struct Pages {
+    /// The revision.
+    pub revision: Revision,
+    /// The pieces; it ends with an error if the rest could not be read, and closes at the end.
+    pub pages: mpsc::Receiver<Result<Vec<KeyValue>, StoreError>>,
+}
+
 /// The two stores, etcd and an embedded file, do the same; one suite of tests says so.
 #[tonic::async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
@@ -142,10 +153,21 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// One key's value.
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError>;
 
-    /// All keys with this prefix at one revision. Large listings are read in pages inside.
-    async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
+    /// All keys with this prefix at one revision, in pieces: for listings too large to be held twice.
+    async fn pages(&self, prefix: &str) -> Result<Pages, StoreError>;
 
-    /// Commits a transaction.
+    /// All keys with this prefix at one revision.
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let Pages { revision, mut pages } = self.pages(prefix).await?;
+        let mut entries = Vec::new();
+        while let Some(page) = pages.recv().await {
+            entries.extend(page?);
+        }
+        Ok(Listing { entries, revision })
+    }
+
+    /// Commits a transaction. After [`StoreError::Unavailable`] it is not known whether it was committed: it may have
+    /// been, if the answer was lost.
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError>;
 
     /// Events below `prefix` with revisions greater than `after`, in order, each revision once, until the receiver is

@@ -1,0 +1,160 @@
+//! What becomes of ports: created, bound, unbound, released. A request becomes a transaction by a pure function of the
+//! snapshot ([`plan`]); one task a controller puts what waits into as few transactions as possible, with what is under
+//! way already taken into account, and tries again what lost a race.
+//!
+//! ```text
+//! create/bind/… ─> queue ─> task: plan(snapshot + under way) ─> Store.txn ─ committed ─> reply
+//!                             ^────── snapshot shows the winner <── conflict ──┘ (5 tries)
+//! ```
+
+mod error;
+mod overlay;
+pub mod plan;
+mod task;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use causeway_proto::{Mac, Name, PortKey, Revision};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Binding, Port};
+use crate::state::State;
+use crate::store::Store;
+
+pub use error::PortError;
+
+/// A port to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatePort {
+    /// Its identity.
+    pub key: PortKey,
+    /// Addresses asked for, each inside one subnet of the network; empty: one of each family that the network has.
+    pub addresses: Vec<IpAddr>,
+    /// MAC asked for; `None`: derived from the first address.
+    pub mac: Option<Mac>,
+    /// Free labels. Empty means "as they are" for a port that exists.
+    pub labels: BTreeMap<String, String>,
+    /// Bind it in the same transaction.
+    pub bind: Option<Place>,
+}
+
+/// Where a port shall live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The node.
+    pub node: Name,
+    /// The workload's namespace: an absolute path on the node, or `pid:NUMBER`.
+    pub netns: String,
+    /// Interface name inside.
+    pub interface: String,
+}
+
+/// A port as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The port.
+    pub port: Port,
+    /// Its binding, an inactive one included.
+    pub binding: Option<Binding>,
+    /// True if this request made it.
+    pub created: bool,
+    /// Revision of the last change of the port or its binding.
+    pub revision: Revision,
+}
+
+/// A request about one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Make it, or find it.
+    Create(CreatePort),
+    /// Say where it lives.
+    Bind(PortKey, Place),
+    /// It lives nowhere.
+    Unbind(PortKey),
+    /// It is not needed any more; with `forget` its addresses go back to the pool now.
+    Release {
+        /// Which one.
+        key: PortKey,
+        /// Whether the record goes too.
+        forget: bool,
+    },
+}
+
+/// What became of a request: the port, or `None` if there is none any more (a release), and the revision of the change
+/// or, if nothing had to change, the one at which that was seen.
+pub type Answer = Result<(Option<Stored>, Revision), PortError>;
+
+/// A request on its way to the task.
+#[derive(Debug)]
+struct Job {
+    request: Request,
+    tries: u32,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Handle of the task that changes ports. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ports {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Ports {
+    /// Starts the task; it ends when `cancel` is cancelled or all handles are dropped.
+    pub fn start(store: Arc<dyn Store>, state: State, cancel: CancellationToken) -> Ports {
+        let (jobs, queue) = mpsc::channel(task::QUEUE);
+        tokio::spawn(cancel.run_until_cancelled_owned(task::Task::new(store, state, queue).run()));
+        Ports { jobs }
+    }
+
+    /// Creates ports or finds those that exist; they succeed or fail one by one. The answers are in the order of the
+    /// requests. It does not wait until the snapshot shows them.
+    pub async fn create(&self, ports: Vec<CreatePort>) -> Vec<Result<Stored, PortError>> {
+        let answers = self.run(ports.into_iter().map(Request::Create).collect()).await;
+        answers.into_iter().map(stored).collect()
+    }
+
+    /// Says where a port lives. The same place again changes nothing.
+    pub async fn bind(&self, key: PortKey, place: Place) -> Result<Stored, PortError> {
+        stored(self.one(Request::Bind(key, place)).await)
+    }
+
+    /// The port lives nowhere; nothing changes if that is so.
+    pub async fn unbind(&self, key: PortKey) -> Result<Stored, PortError> {
+        stored(self.one(Request::Unbind(key)).await)
+    }
+
+    /// Unbinds and releases a port. Its addresses stay reserved for its name as the network's policy says, or with
+    /// `forget` are free from the returned revision on. A port that is not there is released already.
+    pub async fn release(&self, key: PortKey, forget: bool) -> Result<Revision, PortError> {
+        self.one(Request::Release { key, forget }).await.map(|(_, revision)| revision)
+    }
+
+    async fn one(&self, request: Request) -> Answer {
+        self.run(vec![request]).await.pop().unwrap_or(Err(PortError::Stopping))
+    }
+
+    async fn run(&self, requests: Vec<Request>) -> Vec<Answer> {
+        let mut waiting = Vec::with_capacity(requests.len());
+        for request in requests {
+            let (answer, receiver) = oneshot::channel();
+            // A failed send drops the answer's sender, which is told below.
+            let _ = self.jobs.send(Job { request, tries: 0, answer }).await;
+            waiting.push(receiver);
+        }
+        let mut answers = Vec::with_capacity(waiting.len());
+        for receiver in waiting {
+            answers.push(receiver.await.unwrap_or(Err(PortError::Stopping)));
+        }
+        answers
+    }
+}
+
+fn stored(answer: Answer) -> Result<Stored, PortError> {
+    match answer? {
+        (Some(stored), _) => Ok(stored),
+        (None, _) => Err(PortError::Internal("a port that was not released is gone".to_owned())),
+    }
+}
