@@ -1,6 +1,6 @@
 module causeway.example/peers/gobgp
 
-go 1.26
+go 1.25.0
 
 tool (
 	github.com/osrg/gobgp/v4/cmd/gobgp
