@@ -52,6 +52,8 @@ pub(crate) struct Source(Arc<Inner>);
 struct Inner {
     name: String,
     text: Expanded,
+    /// Byte offset of every line of the original.
+    lines: Vec<usize>,
 }
 
 /// Longest part of a line that is shown; YAML on one line would otherwise fill the screen.
@@ -59,7 +61,8 @@ const EXCERPT_WIDTH: usize = 100;
 
 impl Source {
     pub(crate) fn new(name: &str, text: Expanded) -> Self {
-        Source(Arc::new(Inner { name: name.to_owned(), text }))
+        let lines = std::iter::once(0).chain(text.original.match_indices('\n').map(|(i, _)| i + 1)).collect();
+        Source(Arc::new(Inner { name: name.to_owned(), text, lines }))
     }
 
     /// The text after environment expansion.
@@ -72,12 +75,12 @@ impl Source {
         let original = &self.0.text.original;
         let start = floor_char(original, self.0.text.original_offset(offset));
         let end = floor_char(original, self.0.text.original_offset(offset.saturating_add(length))).max(start);
-        let before = original.get(..start).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        let line = self.0.lines.partition_point(|&first| first <= start);
+        let line_start = line.checked_sub(1).and_then(|i| self.0.lines.get(i)).copied().unwrap_or(0);
         let covered = original.get(start..end).unwrap_or_default();
         let covered = covered.lines().next().unwrap_or_default().trim_end();
         Place {
-            line: before.matches('\n').count() + 1,
+            line,
             column: original.get(line_start..start).unwrap_or_default().chars().count() + 1,
             length: covered.chars().count().max(1),
         }
@@ -108,7 +111,8 @@ impl Source {
     }
 
     fn excerpt(&self, place: Place) -> String {
-        let Some(start) = line_offset(&self.0.text.original, place.line) else { return String::new() };
+        let line_start = place.line.checked_sub(1).and_then(|i| self.0.lines.get(i));
+        let Some(&start) = line_start else { return String::new() };
         let line = self.0.text.original.get(start..).unwrap_or_default().lines().next().unwrap_or_default();
         // A tab would shift the caret; control characters would play with the terminal.
         let line: Vec<char> = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -1,13 +1,83 @@
-//! Pictures of a lab.
+//! Pictures of a lab as text.
 
-use crate::lab::Lab;
+use std::fmt::Write;
 
-/// A Mermaid flow chart (`graph TD`).
-pub fn mermaid(_lab: &Lab) -> String {
-    String::new()
+use crate::lab::{Lab, Link, LinkKind, Node, Role};
+
+/// A Mermaid flow chart (`graph TD`): switches above, what hangs on them below.
+pub fn mermaid(lab: &Lab) -> String {
+    let mut out = format!("---\ntitle: {}\n---\ngraph TD\n", lab.name);
+    for node in by_role(lab) {
+        let _ = writeln!(out, "  n{}[\"{}\"]", node.index, label(node, "<br/>"));
+    }
+    for link in &lab.links {
+        let (a, b) = ends(lab, link);
+        let _ = writeln!(out, "  {} ---|\"{}\"| {}", a.0, caption(&a.1, &b.1), b.0);
+    }
+    out
 }
 
 /// A Graphviz graph.
-pub fn dot(_lab: &Lab) -> String {
-    String::new()
+pub fn dot(lab: &Lab) -> String {
+    let mut out = format!("graph {} {{\n  node [shape=box];\n", quoted(&lab.name));
+    for role in Role::ALL {
+        let nodes: Vec<_> = by_role(lab).into_iter().filter(|n| n.role == role).collect();
+        for node in &nodes {
+            let _ = writeln!(out, "  n{} [label={}];", node.index, quoted(&label(node, "\n")));
+        }
+        if nodes.len() > 1 {
+            let ids: Vec<String> = nodes.iter().map(|n| format!("n{}", n.index)).collect();
+            let _ = writeln!(out, "  {{ rank=same; {} }}", ids.join("; "));
+        }
+    }
+    for link in &lab.links {
+        let (a, b) = ends(lab, link);
+        let _ = writeln!(
+            out,
+            "  {} -- {} [taillabel={}, headlabel={}];",
+            a.0,
+            b.0,
+            quoted(&a.1),
+            quoted(&b.1)
+        );
+    }
+    out.push_str("}\n");
+    out
+}
+
+fn by_role(lab: &Lab) -> Vec<&Node> {
+    let mut nodes = lab.nodes_in_order();
+    nodes.sort_by_key(|n| (n.role, n.index));
+    nodes
+}
+
+fn label(node: &Node, newline: &str) -> String {
+    match node.role {
+        Role::Other => node.name.clone(),
+        role => format!("{}{newline}{role}", node.name),
+    }
+}
+
+/// Identifier and interface of both ends; what is on the machine becomes a node of its own by being named.
+fn ends(lab: &Lab, link: &Link) -> ((String, String), (String, String)) {
+    let id = |name: &str| lab.nodes.get(name).map_or_else(|| "unknown".to_owned(), |n| format!("n{}", n.index));
+    let a = (id(&link.a.node), link.a.interface.clone());
+    let b = match (&link.b, &link.kind) {
+        (Some(b), _) => (id(&b.node), b.interface.clone()),
+        (None, LinkKind::Host { interface }) => ("machine".to_owned(), interface.clone()),
+        (None, LinkKind::MgmtNet { interface }) => ("mgmt".to_owned(), interface.clone()),
+        (None, LinkKind::Macvlan { parent, .. }) => ("machine".to_owned(), parent.clone()),
+        (None, LinkKind::Vxlan { remote, vni, .. }) => ("vxlan".to_owned(), format!("{remote} vni {vni}")),
+        (None, LinkKind::Dummy | LinkKind::Veth) => ("nothing".to_owned(), String::new()),
+    };
+    (a, b)
+}
+
+fn caption(a: &str, b: &str) -> String {
+    let clean = |s: &str| s.replace('"', "'").replace('|', "/");
+    format!("{} - {}", clean(a), clean(b)).trim_end_matches(" - ").to_owned()
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }

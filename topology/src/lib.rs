@@ -14,16 +14,26 @@
 //! a warning: nothing is dropped in silence.
 #![warn(missing_docs)]
 
+mod context;
 mod derive;
 mod diagnostic;
 mod environment;
 pub mod graph;
+mod inherit;
+mod keys;
 mod lab;
 mod labels;
+mod link;
+mod magic;
+mod node;
 mod plan;
 mod read;
 pub mod render;
+mod sessions;
 mod split;
+mod stages;
+mod suggest;
+mod value;
 
 pub use diagnostic::{Diagnostic, Place, Severity, render_all};
 pub use lab::{
