@@ -42,7 +42,9 @@ go_root() {
       || die "could not make a root directory with Go from $mirror"
     mv "$root.tmp" "$root"
   fi
+  # It reaches the module proxy as this machine does.
   cp /etc/resolv.conf "$root/etc/resolv.conf"
+  cp "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/ssl/certs/ca-certificates.crt"
 }
 
 # build MODULE PROGRAM=PACKAGE...: builds programs of scripts/peers/MODULE into $bin, unless that was done from these

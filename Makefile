@@ -1,0 +1,34 @@
+# What there is to do here; `make` alone lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test bench lint fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing from Debian (asks nothing, safe to repeat)
+	@scripts/setup.sh
+
+build: setup ## build everything
+	cargo build --workspace --locked
+
+demo: build ## an EVPN fabric on this machine: switches, hosts, a bare-metal server, and pings between all of them
+	@scripts/demo.sh
+
+test: setup ## every test, as root where needed, against real FRR, GoBGP and etcd
+	@scripts/peers.sh
+	@scripts/test.sh
+
+bench: setup ## figures, each beside its yardstick (release build, takes a while)
+	@scripts/peers.sh
+	@scripts/bench.sh
+
+lint: setup ## format, clippy, documentation, licences
+	@scripts/lint.sh
+
+fuzz: setup ## mutated messages against the decoders; FUZZ_SECONDS=60 sets the time
+	@scripts/fuzz.sh
+
+clean: ## remove what was built here
+	cargo clean
+	rm -rf fuzz/target fuzz/artifacts
