@@ -1,1 +1,95 @@
-fn main() {}
+//! `causeway`: what people type. Every command is a thin client of the controller's gRPC API.
+
+mod apply;
+mod args;
+mod client;
+mod fabric;
+mod failure;
+mod manifest;
+mod output;
+mod ports;
+mod records;
+mod suggest;
+mod tables;
+mod version;
+mod view;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command, Globals};
+use client::Client;
+use failure::{Exit, Failure, Outcome};
+use output::{Output, Tone, paint};
+
+/// Time limit of a request unless --timeout says otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is a wrong command line.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            // If the text cannot be written there is nobody to tell.
+            let _ = error.print();
+            return ExitCode::from(exit as u8);
+        }
+    };
+    let out = Output::new(cli.globals.output, cli.globals.no_color);
+    let exit = match run(cli, out) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            report(&failure, out);
+            failure.exit
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// Prints a failure; one without text has nothing to say.
+fn report(failure: &Failure, out: Output) {
+    if failure.text.is_empty() {
+        return;
+    }
+    out.note(&format!("{} {}", paint("error:", Tone::Bad, out.error_colour), failure.text));
+    if !failure.hint.is_empty() {
+        out.note(&format!("{} {}", paint("next:", Tone::Faint, out.error_colour), failure.hint));
+    }
+}
+
+fn run(cli: Cli, out: Output) -> Outcome {
+    match cli.command {
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut script);
+            out.text(&String::from_utf8_lossy(&script))?;
+            Ok(Exit::Ok)
+        }
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| Failure::new(Exit::Failed, format!("cannot start the runtime: {e}")))?;
+            runtime.block_on(ask(command, &cli.globals, out))
+        }
+    }
+}
+
+/// The commands that talk to a controller.
+async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
+    let client = Client::new(&globals.server, &globals.tls, globals.timeout.unwrap_or(REQUEST_TIMEOUT))?;
+    match command {
+        Command::Apply(args) => apply::run(args, &client, out).await,
+        Command::Get(args) => records::get(args, &client, out).await,
+        Command::Describe(args) => records::describe(args, &client, out).await,
+        Command::Delete(args) => records::delete(args, &client, out).await,
+        Command::Port(command) => ports::run(command, &client, out, globals.timeout).await,
+        Command::Node(command) => fabric::node(command, &client, out).await,
+        Command::Bgp(command) => fabric::bgp(command, &client, out).await,
+        Command::Version => version::run(&client, out).await,
+        Command::Completion { .. } => Ok(Exit::Ok),
+    }
+}

@@ -1,0 +1,350 @@
+//! `causeway port`: addresses and places of workloads.
+
+mod create;
+mod follow;
+mod names;
+mod wait;
+mod watch;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use causeway_proto::{PortKey, v1};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::client::{Client, fabric, ports};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{Format, Output};
+use crate::records::section;
+use crate::tables::{self, port_id};
+use crate::view::PortView;
+
+/// Ports asked for in one page.
+const PAGE_SIZE: u32 = 1000;
+
+/// About ports. Keys are NETWORK/NAME in the VRF "default", or VRF/NETWORK/NAME.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortCommand {
+    Create(create::CreateArgs),
+    Bind(BindArgs),
+    Unbind(UnbindArgs),
+    Release(ReleaseArgs),
+    Get(GetArgs),
+    List(ListArgs),
+    Watch(watch::WatchArgs),
+}
+
+/// How far a port has to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// The node's kernel is programmed and read back
+    Programmed,
+    /// Programmed, and its routes were sent to every established BGP peer
+    Advertised,
+}
+
+/// Say where a port lives
+///
+/// Repeating it changes nothing. A port that lives elsewhere must be unbound first.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway port bind web/db-1 --node host1 --netns /run/netns/db-1
+  causeway port bind web/db-1 --node host1 --netns pid:4711 --interface net0 --wait advertised --timeout 20s")]
+pub(crate) struct BindArgs {
+    /// NETWORK/NAME or VRF/NETWORK/NAME
+    key: PortKey,
+    /// The node it lives on
+    #[arg(long)]
+    node: String,
+    /// Its network namespace on the node: an absolute path or pid:NUMBER
+    #[arg(long, value_name = "PATH|pid:NUMBER")]
+    netns: String,
+    /// Name of the interface inside [default: eth0]
+    #[arg(long)]
+    interface: Option<String>,
+    /// Wait until it is so far, as long as --timeout says, and say why when it is late
+    #[arg(long, value_enum)]
+    wait: Option<Level>,
+}
+
+/// The port lives nowhere; its addresses and MAC stay its own
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  causeway port unbind web/db-1")]
+pub(crate) struct UnbindArgs {
+    /// NETWORK/NAME or VRF/NETWORK/NAME
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<PortKey>,
+}
+
+/// Give ports back
+///
+/// The addresses stay reserved for the name as long as the network's policy says, unless --forget is given.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway port release web/db-1 --reason 'moved to another site'
+  causeway port release web/db-1 web/db-2 --forget      the addresses are free at once")]
+pub(crate) struct ReleaseArgs {
+    /// NETWORK/NAME or VRF/NETWORK/NAME
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<PortKey>,
+    /// Delete the record: the addresses go back to the pool now
+    #[arg(long)]
+    forget: bool,
+    /// Why, for the controller's log
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// Show ports by key
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  causeway port get web/db-1\n  causeway port get red/web/db-1 -o json")]
+pub(crate) struct GetArgs {
+    /// NETWORK/NAME or VRF/NETWORK/NAME
+    #[arg(required = true, value_name = "KEY")]
+    keys: Vec<PortKey>,
+}
+
+/// List ports, all or those that match every filter
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "ls",
+    after_help = "\
+Examples:
+  causeway port list --network web --name-prefix db-
+  causeway port list --node host1
+  causeway port list --address 10.8.0.5 -o json
+  causeway port list --label tier=front --limit 20"
+)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// At most so many
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+}
+
+/// Which ports.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Filters")]
+pub(crate) struct FilterArgs {
+    /// Only this VRF
+    #[arg(long)]
+    vrf: Option<String>,
+    /// Only this network; VRF/NETWORK names both
+    #[arg(long, value_name = "NETWORK|VRF/NETWORK")]
+    network: Option<String>,
+    /// Only names that start so
+    #[arg(long, value_name = "TEXT")]
+    name_prefix: Option<String>,
+    /// Only ports bound to this node
+    #[arg(long)]
+    node: Option<String>,
+    /// Only the port with this address
+    #[arg(long)]
+    address: Option<IpAddr>,
+    /// Only ports with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = names::label)]
+    labels: Vec<(String, String)>,
+}
+
+impl FilterArgs {
+    fn into_filter(self) -> Result<v1::PortFilter, Failure> {
+        let (vrf, network) = match (self.vrf, self.network) {
+            (vrf, Some(network)) => match network.split_once('/') {
+                Some((v, n)) if vrf.as_deref().is_none_or(|vrf| vrf == v) => (v.to_owned(), n.to_owned()),
+                Some((v, _)) => {
+                    let text =
+                        format!("--vrf {} and --network {network} name two VRFs", vrf.unwrap_or_default());
+                    return Err(
+                        Failure::new(Exit::Usage, text).hint(format!("leave --vrf out, or --vrf {v}"))
+                    );
+                }
+                None => (vrf.unwrap_or_default(), network),
+            },
+            (vrf, None) => (vrf.unwrap_or_default(), String::new()),
+        };
+        Ok(v1::PortFilter {
+            vrf,
+            network,
+            name_prefix: self.name_prefix.unwrap_or_default(),
+            node: self.node.unwrap_or_default(),
+            address: self.address.map(|a| a.to_string()).unwrap_or_default(),
+            labels: self.labels.into_iter().collect(),
+        })
+    }
+}
+
+/// The key as a message.
+pub(crate) fn message(key: &PortKey) -> v1::PortKey {
+    v1::PortKey {
+        vrf: key.network.vrf.to_string(),
+        network: key.network.network.to_string(),
+        name: key.name.to_string(),
+    }
+}
+
+/// `timeout` is what the user gave: waiting has another default than asking.
+pub(crate) async fn run(
+    command: PortCommand,
+    client: &Client,
+    out: Output,
+    timeout: Option<Duration>,
+) -> Outcome {
+    match command {
+        PortCommand::Create(args) => create::run(args, client, out, timeout).await,
+        PortCommand::Bind(args) => bind(args, client, out, timeout).await,
+        PortCommand::Unbind(args) => unbind(args, client, out).await,
+        PortCommand::Release(args) => release(args, client, out).await,
+        PortCommand::Get(args) => get(&args.keys, client, out).await,
+        PortCommand::List(args) => {
+            let found = list_all(client, args.filter.into_filter()?, args.limit).await?;
+            show(found, out)
+        }
+        PortCommand::Watch(args) => watch::run(args, client, out, timeout).await,
+    }
+}
+
+async fn bind(args: BindArgs, client: &Client, out: Output, timeout: Option<Duration>) -> Outcome {
+    let binding = v1::Binding {
+        node: args.node,
+        netns: args.netns,
+        interface: args.interface.unwrap_or_default(),
+        ..Default::default()
+    };
+    let act = format!("bind port {} to node {}", args.key, binding.node);
+    let request = v1::BindPortRequest { key: Some(message(&args.key)), binding: Some(binding) };
+    let answer = client.call(&act, async |channel| ports(channel).bind_port(request.clone()).await).await?;
+    let mut bound: Vec<v1::Port> = answer.port.into_iter().collect();
+    if let Some(level) = args.wait {
+        bound = wait::until(client, bound, level, timeout, out).await?;
+    }
+    show_some(bound, out)?;
+    out.next(&format!("causeway port watch --network {}", args.key.network));
+    Ok(Exit::Ok)
+}
+
+async fn unbind(args: UnbindArgs, client: &Client, out: Output) -> Outcome {
+    let mut unbound = Vec::new();
+    for key in &args.keys {
+        let request = v1::UnbindPortRequest { key: Some(message(key)) };
+        let act = format!("unbind port {key}");
+        unbound.extend(
+            client.call(&act, async |channel| ports(channel).unbind_port(request.clone()).await).await?.port,
+        );
+    }
+    show_some(unbound, out)?;
+    Ok(Exit::Ok)
+}
+
+async fn release(args: ReleaseArgs, client: &Client, out: Output) -> Outcome {
+    for key in &args.keys {
+        let request = v1::ReleasePortRequest {
+            key: Some(message(key)),
+            forget: args.forget,
+            reason: args.reason.clone(),
+        };
+        let act = format!("release port {key}");
+        client.call(&act, async |channel| ports(channel).release_port(request.clone()).await).await?;
+        out.note(&match args.forget {
+            true => format!("port {key} is forgotten, its addresses are free"),
+            false => format!("port {key} is released, its addresses stay reserved for the name"),
+        });
+    }
+    Ok(Exit::Ok)
+}
+
+async fn get(keys: &[PortKey], client: &Client, out: Output) -> Outcome {
+    let mut found = Vec::new();
+    for key in keys {
+        found.push(get_one(client, key).await?);
+    }
+    show_some(found, out)?;
+    Ok(Exit::Ok)
+}
+
+async fn get_one(client: &Client, key: &PortKey) -> Result<v1::Port, Failure> {
+    let request = v1::GetPortRequest { key: Some(message(key)) };
+    let act = format!("get port {key}");
+    let answer = client.call(&act, async |channel| ports(channel).get_port(request.clone()).await).await?;
+    answer.port.ok_or_else(|| {
+        Failure::new(Exit::Failed, format!("cannot {act}: the controller sent an empty answer"))
+    })
+}
+
+/// `causeway get ports [KEY…]`.
+pub(crate) async fn get_or_list(names: &[String], client: &Client, out: Output) -> Outcome {
+    if names.is_empty() {
+        return show(list_all(client, v1::PortFilter::default(), None).await?, out);
+    }
+    let keys: Result<Vec<PortKey>, Failure> = names.iter().map(|name| names::key(name)).collect();
+    get(&keys?, client, out).await
+}
+
+/// `causeway describe port KEY`.
+pub(crate) async fn describe(name: &str, client: &Client, out: Output) -> Outcome {
+    let port = get_one(client, &names::key(name)?).await?;
+    out.data(&PortView::new(port.clone(), None))?;
+    if out.format == Format::Table {
+        let request = v1::ListRoutesRequest { mac: port.mac, ..Default::default() };
+        let act = "list the port's routes";
+        let answer =
+            client.call(act, async |channel| fabric(channel).list_routes(request.clone()).await).await?;
+        section(out, "routes", &tables::routes(&answer.routes), answer.routes.len())?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// All matching ports, page by page, at most `limit`.
+pub(crate) async fn list_all(
+    client: &Client,
+    filter: v1::PortFilter,
+    limit: Option<u32>,
+) -> Result<Vec<v1::Port>, Failure> {
+    let limit = limit.map_or(usize::MAX, |n| n as usize);
+    let mut found: Vec<v1::Port> = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page_size = u32::try_from(limit - found.len()).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+        let request =
+            v1::ListPortsRequest { filter: Some(filter.clone()), page_size, page_token: token.clone() };
+        let page = client
+            .call("list ports", async |channel| ports(channel).list_ports(request.clone()).await)
+            .await?;
+        found.extend(page.ports);
+        found.truncate(limit);
+        // A token that does not move would be asked for ever.
+        if page.next_page_token.is_empty() || page.next_page_token == token || found.len() >= limit {
+            return Ok(found);
+        }
+        token = page.next_page_token;
+    }
+}
+
+/// A list, which is a list in JSON even when it is short.
+fn show(found: Vec<v1::Port>, out: Output) -> Outcome {
+    match out.format {
+        Format::Table if found.is_empty() => {
+            out.note("no ports");
+            out.next("causeway port create NETWORK/NAME");
+        }
+        Format::Table => out.table(&tables::ports(&found))?,
+        _ => out.data(&found.into_iter().map(|p| PortView::new(p, None)).collect::<Vec<_>>())?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// Ports asked for one by one: a single one is an object in JSON.
+fn show_some(mut found: Vec<v1::Port>, out: Output) -> Result<(), Failure> {
+    match (out.format, found.len()) {
+        (Format::Table, _) => out.table(&tables::ports(&found)),
+        (_, 1) => out.data(&found.pop().map(|p| PortView::new(p, None))),
+        _ => out.data(&found.into_iter().map(|p| PortView::new(p, None)).collect::<Vec<_>>()),
+    }
+}
+
+/// What identifies a port in messages and maps.
+fn id(port: &v1::Port) -> String {
+    port_id(port.key.as_ref())
+}
