@@ -24,7 +24,7 @@ pub fn frr(lab: &Lab, plan: &Plan, node: &str) -> Option<String> {
 
 fn write_frr(out: &mut String, lab: &Lab, plan: &NodePlan, node: &str) -> std::fmt::Result {
     let hostname = lab.nodes.get(node).map_or(node, |n| n.hostname.as_str());
-    writeln!(out, "frr defaults datacenter\nhostname {hostname}\nlog syslog informational\nservice integrated-vtysh-config\n!")?;
+    writeln!(out, "frr defaults traditional\nhostname {hostname}\nlog syslog informational\nservice integrated-vtysh-config\n!")?;
     writeln!(out, "interface lo")?;
     for address in own_addresses(plan) {
         writeln!(out, " {} address {}", family(address), IpNetwork::from(address))?;
@@ -64,6 +64,13 @@ fn write_bgp(out: &mut String, plan: &NodePlan) -> std::fmt::Result {
         let address = neighbor.address;
         writeln!(out, " neighbor {address} remote-as {}", neighbor.remote_as)?;
         writeln!(out, " neighbor {address} description {}", neighbor.node)?;
+        if Some(neighbor.local_address) == plan.loopback {
+            writeln!(out, " neighbor {address} update-source {}", neighbor.local_address)?;
+            if neighbor.peering == Peering::External {
+                // The loopback is a hop behind the link.
+                writeln!(out, " neighbor {address} ebgp-multihop 2")?;
+            }
+        }
         writeln!(out, " neighbor {address} timers {TIMERS}")?;
         writeln!(out, " neighbor {address} timers connect 1")?;
         writeln!(out, " neighbor {address} advertisement-interval 0")?;

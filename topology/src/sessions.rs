@@ -76,7 +76,8 @@ pub(crate) fn own_addresses(plan: &NodePlan) -> impl Iterator<Item = IpAddr> + u
     plan.loopback.into_iter().chain(vtep)
 }
 
-/// A session over every underlay link between two that speak BGP.
+/// A session over every underlay link between two that speak BGP. Switches use the link's addresses; a controller
+/// speaks with a switch's loopback, so that all controllers know a switch by one address.
 pub(crate) fn sessions(builder: &mut Builder<'_>) {
     let mut all = Vec::new();
     for (name, plan) in builder.nodes.iter().filter(|(_, p)| p.role.speaks_bgp()) {
@@ -101,10 +102,13 @@ fn neighbor(own: &NodePlan, peer: &NodePlan, adjacency: Adjacency) -> Neighbor {
         (true, true) => Peering::Client,
         (true, false) => Peering::Internal,
     };
+    let loopback_of = |switch: &NodePlan, other: &NodePlan| {
+        (other.role == Role::Controller && switch.role.is_switch()).then_some(switch.loopback).flatten()
+    };
     Neighbor {
         node: adjacency.peer,
-        address: adjacency.remote.ip(),
-        local_address: adjacency.local.ip(),
+        address: loopback_of(peer, own).unwrap_or(adjacency.remote.ip()),
+        local_address: loopback_of(own, peer).unwrap_or(adjacency.local.ip()),
         interface: adjacency.interface,
         remote_as: asn(peer),
         peering,

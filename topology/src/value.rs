@@ -90,7 +90,7 @@ fn options() -> Options {
     options.emit_comments = false;
     options.leading_zero_numbers_as_strings = true;
     options.underscored_numbers_as_strings = true;
-    options.reject_non_finite_typeless_float = false;
+    options.non_finite_float_policy = serde_saphyr::options::NonFiniteFloatPolicy::PassThrough;
     if let Some(budget) = &mut options.budget {
         budget.max_depth = MAX_DEPTH;
     }

@@ -1,0 +1,103 @@
+//! The labs of this repository: they are valid without a warning, and their checked-in configuration is what this crate
+//! renders. `CAUSEWAY_WRITE_LABS=1 cargo test -p causeway-topology --test labs` writes it anew.
+
+use std::path::{Path, PathBuf};
+
+use causeway_topology::{Lab, LoadOptions, Plan, Role, Severity, load, plan, render, render_all};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const LABS: [&str; 2] = ["quickstart", "two-controllers"];
+
+fn folder(lab: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs").join(lab)
+}
+
+fn read(lab: &str) -> Result<(Lab, Plan)> {
+    let options = LoadOptions { check_files: !writes(), ..LoadOptions::default() };
+    let loaded = load(&folder(lab).join(format!("{lab}.clab.yml")), &options).map_err(|e| render_all(&e))?;
+    let warnings: Vec<_> = loaded.warnings.into_iter().filter(|w| w.severity == Severity::Warning).collect();
+    assert!(warnings.is_empty(), "{}", render_all(&warnings));
+    let plan = plan(&loaded.lab).map_err(|e| render_all(&e))?;
+    Ok((loaded.lab, plan))
+}
+
+fn writes() -> bool {
+    std::env::var_os("CAUSEWAY_WRITE_LABS").is_some()
+}
+
+fn same(path: &Path, want: &str) -> Result {
+    if writes() {
+        std::fs::create_dir_all(path.parent().ok_or("no folder")?)?;
+        std::fs::write(path, want)?;
+    }
+    let found = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    assert_eq!(found, want, "{} is not what is rendered; CAUSEWAY_WRITE_LABS=1 writes it anew", path.display());
+    Ok(())
+}
+
+#[test]
+fn switches_have_the_rendered_configuration() -> Result {
+    for name in LABS {
+        let (lab, plan) = read(name)?;
+        for (node, own) in plan.nodes.iter().filter(|(_, p)| p.role.is_switch()) {
+            let configs = folder(name).join("configs").join(node);
+            same(&configs.join("frr.conf"), &render::frr(&lab, &plan, node).ok_or("no switch")?)?;
+            if !own.access.is_empty() {
+                same(&configs.join("setup.sh"), &render::setup(&lab, &plan, node).ok_or("no node")?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn other_nodes_run_the_rendered_commands() -> Result {
+    for name in LABS {
+        let (lab, plan) = read(name)?;
+        for node in lab.nodes.values().filter(|n| !n.role.is_switch()) {
+            let setup = render::setup(&lab, &plan, &node.name).ok_or("no node")?;
+            assert_eq!(node.exec, setup.lines().collect::<Vec<_>>(), "{name}: {}", node.name);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn agents_and_resources_name_the_derived_addresses() -> Result {
+    for name in LABS {
+        let (lab, plan) = read(name)?;
+        let resources = std::fs::read_to_string(folder(name).join("resources.yaml"))?;
+        for (node, own) in &plan.nodes {
+            match own.role {
+                Role::Host => {
+                    let vtep = own.vtep.ok_or("a host without VTEP")?;
+                    assert!(resources.contains(&format!("name: {node}\nmode: host-vtep\nvtep: {vtep}\n")), "{name}: {node}");
+                }
+                Role::Controller => {
+                    let address = own.address().ok_or("a controller without address")?;
+                    let hosts = lab.nodes.values().filter(|n| n.role == Role::Host);
+                    for host in hosts {
+                        let known = &host.env["CAUSEWAY_CONTROLLERS"];
+                        assert!(known.split(',').any(|c| c == format!("http://{address}:7480")), "{name}: {}", host.name);
+                    }
+                    for session in &own.bgp {
+                        assert!(resources.contains(&format!("address: {}\nasn: {}\n", session.address, session.remote_as)));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_image_is_a_choice() -> Result {
+    let mut options = LoadOptions { check_files: true, ..LoadOptions::default() };
+    options.env.insert("FRR_IMAGE".into(), "causeway/frr:10.7".into());
+    let loaded = load(&folder("quickstart").join("quickstart.clab.yml"), &options).map_err(|e| render_all(&e))?;
+    assert_eq!(loaded.lab.nodes["leaf1"].image.as_deref(), Some("causeway/frr:10.7"));
+    assert_eq!(loaded.lab.container_name("leaf1"), "clab-quickstart-leaf1");
+    Ok(())
+}
