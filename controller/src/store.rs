@@ -1,10 +1,16 @@
 //! The store: an ordered map of keys to values with revisions, transactions, watches and leases. It is the only lock
 //! between controllers: uniqueness is a compare inside one transaction.
 
+mod etcd;
+mod file;
+
 use std::time::Duration;
 
 use causeway_proto::Revision;
 use tokio::sync::mpsc;
+
+pub use etcd::{EtcdOptions, EtcdStore};
+pub use file::FileStore;
 
 /// What a store cannot do now, or ever.
 #[derive(Debug, thiserror::Error)]
