@@ -1,0 +1,394 @@
+//! The real binary against a controller in memory: what it prints, and with which code it ends.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod fake;
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use fake::Running;
+
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs `causeway` with a clean environment.
+fn causeway(server: &str, args: &[&str], input: &str) -> Done {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_causeway"))
+        .args(args)
+        .env_remove("NO_COLOR")
+        .env("CAUSEWAY_SERVER", server)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // The program may end without reading its input.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Done { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Runs and expects a code; returns both outputs.
+fn expect(running: &Running, code: i32, args: &[&str], input: &str) -> (String, String) {
+    let done = causeway(&running.server(), args, input);
+    assert_eq!(done.code, code, "{args:?}\n{}\n{}", done.out, done.err);
+    (done.out, done.err)
+}
+
+const NETWORKS: &str =
+    "kind: Network\nname: web\nvni: 10110\n---\nkind: Subnet\nnetwork: web\nprefix: 10.8.0.0/20\n";
+
+#[test]
+fn wrong_command_lines_end_with_64() {
+    for args in [
+        &[][..],
+        &["nonsense"],
+        &["get"],
+        &["get", "things"],
+        &["port", "create"],
+        &["port", "create", "no-slash"],
+        &["port", "create", "web/a", "--count", "0"],
+        &["port", "create", "web/{", "--count", "2"],
+        &["port", "create", "web/a", "--netns", "/x"],
+        &["port", "create", "web/a", "--wait", "programmed"],
+        &["port", "create", "web/a", "--count", "2", "--bind-node", "host1", "--netns", "/same"],
+        &["port", "create", "web/a", "--mac", "zz"],
+        &["port", "list", "--network", "red/web", "--vrf", "blue"],
+        &["get", "vrfs", "--timeout", "soon"],
+        &["get", "vrfs", "--server", "ftp://x"],
+        &["get", "vrfs", "--tls-ca", "/nonexistent/ca.pem"],
+        &["bgp", "routes", "--type", "9"],
+        &["apply"],
+        &["completion", "tcsh"],
+    ] {
+        let done = causeway("http://127.0.0.1:1", args, "");
+        assert_eq!(done.code, 64, "{args:?}\n{}", done.err);
+        assert!(!done.err.is_empty() && done.out.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn help_and_completion_need_no_controller() {
+    for args in [
+        &["--help"][..],
+        &["port", "create", "--help"],
+        &["--version"],
+        &["completion", "bash"],
+        &["completion", "zsh"],
+        &["completion", "fish"],
+    ] {
+        let done = causeway("http://127.0.0.1:1", args, "");
+        assert_eq!((done.code, done.err.as_str()), (0, ""), "{args:?}");
+        assert!(done.out.contains("causeway"), "{args:?}");
+    }
+}
+
+#[test]
+fn an_unreachable_controller_is_named() {
+    let done = causeway("http://127.0.0.1:1", &["get", "vrfs"], "");
+    assert_eq!(done.code, 1);
+    assert!(
+        done.err.contains("cannot reach controller at http://127.0.0.1:1: Connection refused"),
+        "{}",
+        done.err
+    );
+    assert!(done.err.contains("next: is it running? set --server or CAUSEWAY_SERVER"), "{}", done.err);
+    let done = causeway("unix:/nonexistent/c.sock,127.0.0.1:1", &["port", "list"], "");
+    assert_eq!(done.code, 1);
+    assert!(
+        done.err.contains("unix:/nonexistent/c.sock: ") && done.err.contains("127.0.0.1:1: "),
+        "{}",
+        done.err
+    );
+}
+
+#[test]
+fn a_silent_controller_is_a_timeout() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let done = causeway(&server, &["get", "vrfs", "--timeout", "300ms"], "");
+    assert_eq!(done.code, 6, "{}", done.err);
+    assert!(done.err.contains("cannot list vrfs: no answer within 300 ms"), "{}", done.err);
+}
+
+#[test]
+fn the_next_controller_answers_when_the_first_is_gone() {
+    let running = Running::start();
+    let servers = format!("http://127.0.0.1:1,{}", running.server());
+    let done = causeway(&servers, &["bgp", "peers"], "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.out.contains("10.0.0.1"), "{}", done.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unix_socket_works() {
+    let running = Running::start();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.sock");
+    let incoming =
+        tokio_stream::wrappers::UnixListenerStream::new(tokio::net::UnixListener::bind(&path).unwrap());
+    let server = tokio::spawn(running.fake.router().serve_with_incoming(incoming));
+    let address = format!("unix:{}", path.display());
+    let done = tokio::task::spawn_blocking(move || causeway(&address, &["node", "list"], "")).await.unwrap();
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.out.contains("never seen") && done.out.contains("connected"), "{}", done.out);
+    server.abort();
+}
+
+#[test]
+fn plan_apply_and_apply_again() {
+    let running = Running::start();
+    let (out, _) = expect(&running, 3, &["apply", "-f", "-", "--plan"], NETWORKS);
+    assert_eq!(
+        out,
+        "+ network default/web\n    name: default/web\n+ subnet default/10.8.0.0/20\n    name: default/10.8.0.0/20\n\
+         plan: 2 to create, 0 to update, 0 unchanged; nothing was written\n"
+    );
+    let (out, _) = expect(&running, 0, &["apply", "-f", "-"], NETWORKS);
+    assert!(out.ends_with("applied: 2 created, 0 updated, 0 unchanged; revision 2\n"), "{out}");
+    expect(&running, 0, &["apply", "-f", "-", "--plan"], NETWORKS);
+    let (out, _) = expect(
+        &running,
+        3,
+        &["apply", "-f", "-", "--plan"],
+        &NETWORKS.replace("vni: 10110", "vni: 10110\nmtu: 9000"),
+    );
+    assert!(out.contains("~ network default/web\n    mtu: 1450 → 9000\n= subnet"), "{out}");
+    let (out, _) = expect(&running, 0, &["apply", "-f", "-", "-o", "json"], NETWORKS);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["results"][0]["action"], "unchanged");
+}
+
+#[test]
+fn what_get_prints_can_be_applied() {
+    let running = Running::start();
+    expect(&running, 0, &["apply", "-f", "-"], NETWORKS);
+    for form in ["yaml", "json"] {
+        let (printed, _) = expect(&running, 0, &["get", "networks", "-o", form], "");
+        expect(&running, 0, &["apply", "-f", "-", "--plan"], &printed);
+        let (printed, _) = expect(&running, 0, &["get", "net", "web", "-o", form], "");
+        expect(&running, 0, &["apply", "-f", "-", "--plan"], &printed);
+    }
+    let (out, _) = expect(&running, 0, &["describe", "network", "web"], "");
+    assert!(
+        out.starts_with("kind: Network\n")
+            && out.contains("\nsubnets: 1\n")
+            && out.contains("\nports: none\n"),
+        "{out}"
+    );
+}
+
+#[test]
+fn manifests_come_from_files_and_directories() {
+    let running = Running::start();
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = NETWORKS.split_once("---\n").unwrap();
+    std::fs::write(dir.path().join("1-net.yaml"), one).unwrap();
+    std::fs::write(dir.path().join("2-sub.yml"), two).unwrap();
+    std::fs::write(dir.path().join("README.md"), "not a manifest: [").unwrap();
+    let path = dir.path().to_str().unwrap();
+    let (out, _) = expect(&running, 0, &["apply", "--yes", "-f", path], "");
+    assert!(out.ends_with("applied: 2 created, 0 updated, 0 unchanged; revision 2\n"), "{out}");
+    let empty = tempfile::tempdir().unwrap();
+    expect(&running, 2, &["apply", "-f", empty.path().to_str().unwrap()], "");
+    expect(&running, 2, &["apply", "-f", "-"], "# nothing\n---\n");
+    expect(&running, 1, &["apply", "-f", "/nonexistent.yaml"], "");
+    assert_eq!(running.fake.seen("apply"), 1);
+}
+
+#[test]
+fn a_bad_manifest_is_shown_and_not_sent() {
+    let running = Running::start();
+    let (_, err) = expect(&running, 1, &["apply", "-f", "-"], "kind: Network\nname: web\nvnni: 1\n");
+    let want = "error: 1 problem in the manifest, nothing was sent\n\
+                <stdin>:3:1: unknown field 'vnni' of a Network; did you mean 'vni'?\n   |\n 3 | vnni: 1\n   | ^^^^\n";
+    assert_eq!(err, want);
+    let (_, err) = expect(&running, 1, &["apply", "-f", "-"], "kind: Network\nname: [web\n");
+    assert!(err.contains("<stdin>:") && err.contains("malformed YAML") && err.contains('^'), "{err}");
+    assert_eq!(running.fake.seen("apply"), 0);
+}
+
+#[test]
+fn violations_found_by_the_controller_point_into_the_file() {
+    let running = Running::start();
+    let text = format!("{NETWORKS}---\n# the second\nkind: Network\nname: db\nvni: 0\n");
+    let (_, err) = expect(&running, 1, &["apply", "-f", "-"], &text);
+    let want = "error: cannot apply: 1 field is wrong\n\
+                <stdin>:12:6: vni: is required, 1 to 16777215\n    |\n 12 | vni: 0\n    |      ^\n";
+    assert_eq!(err, want);
+}
+
+#[test]
+fn ports_from_create_to_forget() {
+    let running = Running::start();
+    let (out, err) = expect(&running, 0, &["port", "create", "web/a", "--label", "tier=db"], "");
+    assert!(out.contains("default/web/a   10.8.0.1    02:ca:0a:08:00:01   reserved"), "{out}");
+    assert_eq!(err, "port default/web/a created\n");
+    let (_, err) = expect(&running, 0, &["port", "create", "default/web/a"], "");
+    assert_eq!(err, "port default/web/a existed already\n");
+    let bind = [
+        "port",
+        "bind",
+        "web/a",
+        "--node",
+        "host1",
+        "--netns",
+        "/run/netns/a",
+        "--wait",
+        "advertised",
+        "-o",
+        "json",
+    ];
+    let (out, _) = expect(&running, 0, &bind, "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (json["state"].as_str(), json["binding"]["generation"].as_u64()),
+        (Some("advertised"), Some(1))
+    );
+    assert_eq!(json["key"]["name"], "a");
+    let (out, _) = expect(&running, 0, &["port", "get", "web/a", "-o", "yaml"], "");
+    assert!(out.contains("state: advertised\n"), "{out}");
+    let (out, _) = expect(&running, 0, &["describe", "port", "web/a"], "");
+    assert!(out.contains("routes: 1\n") && out.contains("10.0.0.9:7"), "{out}");
+    let (out, _) = expect(&running, 0, &["port", "unbind", "web/a"], "");
+    assert!(out.contains("reserved"), "{out}");
+    expect(&running, 0, &["port", "release", "web/a"], "");
+    let (out, _) = expect(&running, 0, &["get", "ports"], "");
+    assert!(out.contains("released"), "{out}");
+    let (_, err) = expect(&running, 0, &["port", "release", "--forget", "web/a"], "");
+    assert_eq!(err, "port default/web/a is forgotten, its addresses are free\n");
+    let (_, err) = expect(&running, 1, &["port", "get", "web/a"], "");
+    assert!(
+        err.starts_with("error: cannot get port default/web/a: there is no port default/web/a\nnext: "),
+        "{err}"
+    );
+    let (out, err) = expect(&running, 0, &["port", "list"], "");
+    assert_eq!((out.as_str(), err.as_str()), ("", "no ports\n"));
+}
+
+#[test]
+fn refusals_have_their_own_codes() {
+    let running = Running::start();
+    let (_, err) = expect(&running, 4, &["port", "create", "web/b", "--address", "10.8.0.99"], "");
+    let want = "error: cannot create port default/web/b: address 10.8.0.99 is taken\n  \
+                address 10.8.0.99 belongs to port default/web/old\nnext: causeway port get web/old\n";
+    assert_eq!(err, want);
+    let (_, err) = expect(&running, 5, &["port", "create", "full/a"], "");
+    assert!(err.contains("1 addresses in all, 1 kept for released ports"), "{err}");
+    expect(&running, 4, &["delete", "network", "used"], "");
+    expect(&running, 0, &["delete", "network", "default/none"], "");
+    expect(&running, 1, &["get", "vrf", "none"], "");
+}
+
+#[test]
+fn many_ports_are_one_request_and_a_paged_list() {
+    let running = Running::start();
+    let (out, err) =
+        expect(&running, 0, &["port", "create", "web/vm-{:02}", "--count", "5", "--first", "9"], "");
+    assert_eq!(err, "5 created, 0 existed already\n");
+    assert!(out.contains("default/web/vm-09 ") && out.contains("default/web/vm-13 "), "{out}");
+    assert_eq!(running.fake.seen("create_ports"), 1);
+    let (out, _) = expect(&running, 0, &["port", "list", "--network", "default/web", "-o", "json"], "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 5);
+    assert_eq!(running.fake.seen("list_ports"), 3);
+    let (out, _) = expect(&running, 0, &["port", "list", "--limit", "3", "-o", "json"], "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), 3);
+    let (out, err) = expect(&running, 5, &["port", "create", "small/vm", "--count", "4"], "");
+    assert!(out.contains("default/small/vm-4 ") && !out.contains("vm-3 "), "{out}");
+    assert!(err.contains("1 of 4 ports were not created\ncannot create port default/small/vm-3: "), "{err}");
+}
+
+#[test]
+fn a_late_port_says_why() {
+    let running = Running::start();
+    let create = |name: &str, node: &str| {
+        let args = [
+            "port",
+            "create",
+            name,
+            "--bind-node",
+            node,
+            "--netns",
+            "/x",
+            "--wait",
+            "programmed",
+            "--timeout",
+            "500ms",
+        ];
+        let (_, err) = expect(&running, 6, &args, "");
+        err
+    };
+    let err = create("web/a", "dead");
+    assert!(err.contains("1 of 1 ports not programmed within 500 ms\n  default/web/a is bound: no agent of node dead is connected\n"), "{err}");
+    let err = create("web/b", "broken");
+    assert!(err.contains("default/web/b is failed: no such namespace: /run/netns/x\n"), "{err}");
+}
+
+#[test]
+fn waiting_survives_a_controller_that_stops() {
+    let running = Running::start();
+    running.fake.break_watches(2);
+    let args = ["port", "create", "web/a", "--bind-node", "host1", "--netns", "/x", "--wait", "advertised"];
+    let (out, _) = expect(&running, 0, &args, "");
+    assert!(out.contains("advertised"), "{out}");
+}
+
+#[test]
+fn watch_shows_current_ports_then_changes() {
+    let running = Running::start();
+    expect(&running, 0, &["port", "create", "web/vm", "--count", "3"], "");
+    let (out, _) = expect(&running, 0, &["port", "watch", "--until-synced", "-o", "json"], "");
+    let events: Vec<serde_json::Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let words: Vec<_> = events.iter().map(|e| e["event"].as_str().unwrap()).collect();
+    assert_eq!(words, ["changed", "changed", "changed", "synced"]);
+    assert_eq!(events[3]["revision"], 3);
+    let (out, _) = expect(&running, 0, &["port", "watch", "--name-prefix", "vm-2", "--until-synced"], "");
+    assert_eq!(
+        out,
+        "       3  reserved    default/web/vm-2  10.8.0.2  02:ca:0a:08:00:02  -\n       3  synced\n"
+    );
+    expect(&running, 6, &["port", "watch", "--from-revision", "3", "--timeout", "200ms"], "");
+    let (_, err) = expect(&running, 1, &["port", "watch", "--from-revision", "1"], "");
+    assert!(err.contains("revision 1 asked, oldest known is 7"), "{err}");
+}
+
+#[test]
+fn the_fabric_is_shown() {
+    let running = Running::start();
+    let (out, _) = expect(&running, 0, &["bgp", "peers"], "");
+    assert!(out.starts_with("router id 10.0.0.9, AS 65000\nNEIGHBOR ") && out.contains("1m15s"), "{out}");
+    let (out, err) =
+        expect(&running, 0, &["bgp", "routes", "--type", "2", "--mac", "0200.0000.0007", "--limit", "1"], "");
+    assert!(out.contains("02:00:00:00:00:07"), "{out}");
+    assert!(err.contains("1 more match"), "{err}");
+    let (out, _) = expect(&running, 0, &["bgp", "explain", "10.8.0.1"], "");
+    assert_eq!(out, "10.8.0.1 belongs to port default/web/a\n");
+    let (out, _) = expect(&running, 0, &["node", "list", "-o", "json"], "");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()[0]["connected"], false);
+    let servers = format!("{},http://127.0.0.1:1", running.server());
+    let done = causeway(&servers, &["version"], "");
+    assert_eq!(done.code, 0);
+    assert!(done.out.contains("0.9.9") && done.out.contains("Connection refused"), "{}", done.out);
+}
+
+#[test]
+fn a_reader_that_stops_is_no_failure() {
+    let running = Running::start();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_causeway"))
+        .args(["--server", &running.server(), "node", "list"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
