@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::process::{Daemon, cache};
 use crate::slot::{Directory, Slot};
-use crate::wait_for;
+use crate::{met, wait_for};
 
 /// Longest wait for etcd to serve.
 const START: Duration = Duration::from_secs(30);
@@ -70,7 +70,7 @@ impl Etcd {
             directory: slot.directory("etcd")?,
         };
         etcd.restart().await?;
-        println!("peer: etcd {}", etcd.version);
+        met(&format!("etcd {}", etcd.version));
         Ok(etcd)
     }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::netns::Netns;
 use crate::process::{Daemon, cache, run, run_within};
 use crate::slot::{Directory, Slot};
-use crate::wait_for;
+use crate::{met, wait_for};
 
 /// Longest wait for the daemons to answer.
 const START: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ impl FrrVersion {
     pub fn root(self) -> Result<PathBuf> {
         let (root, how) = match self {
             FrrVersion::Debian => (PathBuf::from("/"), "scripts/setup.sh"),
-            FrrVersion::Newest => (cache().join("images/causeway/frr/10.7"), "scripts/peers.sh"),
+            FrrVersion::Newest => (cache().join("images/causeway/frr/10.7/root"), "scripts/peers.sh"),
         };
         let bgpd = root.join("usr/lib/frr/bgpd");
         ensure!(bgpd.exists(), "{} is missing: run {how}", bgpd.display());
@@ -111,7 +111,7 @@ impl Frr {
         .await?;
         let said = frr.inside(&["/usr/lib/frr/bgpd", "--version"]).await?;
         frr.version = said.split_whitespace().nth(2).context("bgpd says no version")?.to_string();
-        println!("peer: FRR {}", frr.version);
+        met(&format!("FRR {}", frr.version));
         frr.start_daemons(config).await?;
         Ok(frr)
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::netns::Netns;
 use crate::process::{Daemon, cache, run};
 use crate::slot::{Directory, Slot};
-use crate::wait_for;
+use crate::{met, wait_for};
 
 /// Longest wait for its API to answer.
 const START: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ impl GoBgp {
         let directory = Slot::get()?.directory("gobgp")?;
         let said = run(&[&which.program("gobgpd")?.to_string_lossy(), "--version"]).await?;
         let version = said.split_whitespace().last().context("gobgpd says no version")?.to_string();
-        println!("peer: GoBGP {version}");
+        met(&format!("GoBGP {version}"));
         let mut gobgp = GoBgp { daemon: None, which, version, netns: netns.name().to_string(), directory };
         gobgp.restart(config).await?;
         Ok(gobgp)
