@@ -7,10 +7,23 @@
 //!                                                         └────────────┘ ◀── listener task (passive side)
 //! ```
 
+mod codec;
+mod collision;
 mod config;
+mod connection;
+mod fsm;
+mod link;
+mod outbox;
 mod owner;
+mod peer;
+mod retry;
+mod rib_in;
+mod rib_out;
 mod route;
+mod socket_options;
 mod speaker;
+#[cfg(test)]
+mod testing;
 mod transport;
 
 pub use config::{PeerConfig, PeerMode, SpeakerConfig};

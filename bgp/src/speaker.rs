@@ -225,8 +225,8 @@ impl Speaker {
         let listen = listeners.addresses();
         let (commands, command_inbox) = mpsc::channel(CHANNEL);
         let (events, event_inbox) = mpsc::channel(CHANNEL);
-        let owner = Owner::new(config, listeners, events);
-        let task = tokio::spawn(owner.run(command_inbox, cancel));
+        let owner = Owner::new(config, listeners);
+        let task = tokio::spawn(owner.run(command_inbox, events, cancel));
         Ok((Speaker { commands, listen }, event_inbox, task))
     }
 

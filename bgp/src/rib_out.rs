@@ -1,0 +1,350 @@
+//! The routes to be announced, and what each session has still to be told of them. Pure.
+//!
+//! A session's queue holds places of routes, not changes: what is sent is the state at the time of sending. So a change
+//! that is overtaken by another is never sent, and a peer that reads slowly costs four bytes a route, no more.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use slab::Slab;
+
+use crate::codec::encode::{self, Writing};
+use crate::codec::pack::Packed;
+use crate::codec::{self, Refresh};
+use crate::route::{Attributes, Route, RouteChange, RouteKey};
+use crate::speaker::Ticket;
+
+/// Marks a route that is withdrawn, and kept until all have been told.
+const WITHDRAWN: u32 = u32::MAX;
+/// Withdrawn routes that may be kept before it is worth the work to drop them.
+const TOMBSTONES: usize = 4096;
+/// Routes in one chunk at most: some 350 kB.
+const CHUNK: usize = 8192;
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    /// Place of its attributes, or [`WITHDRAWN`].
+    group: u32,
+    /// The last replacement it was part of.
+    epoch: u32,
+}
+
+#[derive(Debug)]
+struct Group {
+    attributes: Arc<Attributes>,
+    routes: usize,
+}
+
+/// The desired routes. Equal attributes are stored once.
+#[derive(Debug, Default)]
+pub(crate) struct Desired {
+    routes: IndexMap<RouteKey, Slot>,
+    groups: Slab<Group>,
+    by_attributes: HashMap<Arc<Attributes>, u32>,
+    live: usize,
+    epoch: u32,
+    /// Changes that could not be announced, with the reason of the last one.
+    pub(crate) refused: u64,
+}
+
+impl Desired {
+    /// How many routes are announced.
+    pub(crate) fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Applies changes; returns the places of the routes that are now different.
+    pub(crate) fn update(&mut self, changes: Vec<RouteChange>) -> Vec<u32> {
+        let mut changed = Vec::with_capacity(changes.len());
+        for change in changes {
+            changed.extend(match change {
+                RouteChange::Announce(route) => self.announce(&route),
+                RouteChange::Withdraw(key) => self.withdraw(&key),
+            });
+        }
+        changed
+    }
+
+    /// Makes `routes` the whole; returns the places of the routes that are now different.
+    pub(crate) fn replace(&mut self, routes: &[Route]) -> Vec<u32> {
+        self.epoch = self.epoch.wrapping_add(1);
+        let mut changed: Vec<u32> = routes.iter().filter_map(|route| self.announce(route)).collect();
+        let gone: Vec<RouteKey> = self
+            .routes
+            .iter()
+            .filter(|(_, slot)| slot.group != WITHDRAWN && slot.epoch != self.epoch)
+            .map(|(key, _)| *key)
+            .collect();
+        changed.extend(gone.iter().filter_map(|key| self.withdraw(key)));
+        changed
+    }
+
+    fn announce(&mut self, route: &Route) -> Option<u32> {
+        if let Err(reason) = encode::check(route) {
+            // What was announced under this key before is not wanted any more either.
+            tracing::warn!(key = ?route.key, reason, "route cannot be announced");
+            self.refused += 1;
+            return self.withdraw(&route.key);
+        }
+        let group = self.intern(&route.attributes);
+        let epoch = self.epoch;
+        let entry = self.routes.entry(route.key);
+        let place = u32::try_from(entry.index()).ok()?;
+        let slot = entry.or_insert(Slot { group: WITHDRAWN, epoch });
+        slot.epoch = epoch;
+        let old = std::mem::replace(&mut slot.group, group);
+        if old == WITHDRAWN {
+            self.live += 1;
+        } else {
+            self.release(old);
+        }
+        (old != group).then_some(place)
+    }
+
+    fn withdraw(&mut self, key: &RouteKey) -> Option<u32> {
+        let (place, _, slot) = self.routes.get_full_mut(key)?;
+        let old = std::mem::replace(&mut slot.group, WITHDRAWN);
+        if old == WITHDRAWN {
+            return None;
+        }
+        self.live -= 1;
+        self.release(old);
+        u32::try_from(place).ok()
+    }
+
+    fn intern(&mut self, attributes: &Arc<Attributes>) -> u32 {
+        let group = match self.by_attributes.get(attributes) {
+            Some(&group) => group,
+            None => {
+                let group = self.groups.insert(Group { attributes: Arc::clone(attributes), routes: 0 });
+                // There are never 2^32 of them: each takes more than a hundred bytes.
+                let group = u32::try_from(group).unwrap_or(WITHDRAWN - 1);
+                self.by_attributes.insert(Arc::clone(attributes), group);
+                group
+            }
+        };
+        if let Some(group) = self.groups.get_mut(group as usize) {
+            group.routes += 1;
+        }
+        group
+    }
+
+    fn release(&mut self, group: u32) {
+        let Some(found) = self.groups.get_mut(group as usize) else { return };
+        found.routes -= 1;
+        if found.routes == 0 {
+            let gone = self.groups.remove(group as usize);
+            self.by_attributes.remove(&gone.attributes);
+        }
+    }
+
+    /// A place's key and, unless withdrawn, its group.
+    fn at(&self, place: u32) -> Option<(&RouteKey, Option<u32>)> {
+        let (key, slot) = self.routes.get_index(place as usize)?;
+        Some((key, (slot.group != WITHDRAWN).then_some(slot.group)))
+    }
+
+    /// All announced routes, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Route> {
+        self.routes.iter().filter_map(|(key, slot)| {
+            let group = self.groups.get(slot.group as usize)?;
+            Some(Route { key: *key, attributes: Arc::clone(&group.attributes) })
+        })
+    }
+
+    /// Places of all announced routes, those that share attributes together.
+    fn places(&self) -> Vec<u32> {
+        let mut places: Vec<(u32, u32)> = self
+            .routes
+            .values()
+            .zip(0..)
+            .filter(|(slot, _)| slot.group != WITHDRAWN)
+            .map(|(slot, place)| (slot.group, place))
+            .collect();
+        places.sort_unstable();
+        places.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// Forgets withdrawn routes when there are many. Places change: only while all queues are empty.
+    pub(crate) fn compact(&mut self) {
+        let tombstones = self.routes.len() - self.live;
+        if tombstones > TOMBSTONES.max(self.live / 4) {
+            self.routes.retain(|_, slot| slot.group != WITHDRAWN);
+            self.routes.shrink_to(self.live + self.live / 8);
+        }
+    }
+}
+
+/// Something that is to happen when all changes queued before it have been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Marker {
+    Ticket(Ticket),
+    EndOfRib,
+    Refresh(Refresh),
+}
+
+/// Ready-made messages.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    pub(crate) octets: Vec<u8>,
+    pub(crate) messages: u64,
+    /// Everything up to it is sent once this chunk is.
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) end_of_rib: bool,
+    pub(crate) refresh_end: bool,
+    /// Announcements that fit no message.
+    pub(crate) unsendable: u64,
+}
+
+/// What a session has still to be told.
+#[derive(Debug, Default)]
+pub(crate) struct OutQueue {
+    places: VecDeque<u32>,
+    /// One bit per place: is it in `places`?
+    queued: Vec<u64>,
+    taken: u64,
+    /// In order, with the number of places taken when it is due.
+    markers: VecDeque<(u64, Marker)>,
+}
+
+impl OutQueue {
+    /// For a session that has just come up: everything is to be told.
+    pub(crate) fn full(desired: &Desired, ticket: Ticket) -> Self {
+        let mut queue = OutQueue::default();
+        for place in desired.places() {
+            queue.push(place);
+        }
+        queue.mark(Marker::Ticket(ticket));
+        queue
+    }
+
+    /// How many changes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Nothing to send, not even a marker.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.is_empty() && self.markers.is_empty()
+    }
+
+    /// Queues changed places.
+    pub(crate) fn extend(&mut self, places: &[u32], ticket: Ticket) {
+        for &place in places {
+            self.push(place);
+        }
+        self.mark(Marker::Ticket(ticket));
+    }
+
+    /// Queues End-of-RIB behind all that waits now.
+    pub(crate) fn end_of_rib(&mut self) {
+        self.mark(Marker::EndOfRib);
+    }
+
+    /// Queues everything again, between the messages that frame a refresh if the peer knows them (RFC 7313). What waits
+    /// already moves behind the beginning: announced before it, it would count as not confirmed.
+    pub(crate) fn refresh(&mut self, desired: &Desired, framed: bool) {
+        let withdrawals: Vec<u32> = self
+            .places
+            .drain(..)
+            .filter(|&place| desired.at(place).is_some_and(|(_, group)| group.is_none()))
+            .collect();
+        self.queued.clear();
+        let waiting: Vec<Marker> = self.markers.drain(..).map(|(_, marker)| marker).collect();
+        if framed {
+            self.mark(Marker::Refresh(Refresh::Begin));
+        }
+        for place in desired.places().into_iter().chain(withdrawals) {
+            self.push(place);
+        }
+        if framed {
+            self.mark(Marker::Refresh(Refresh::End));
+        }
+        for marker in waiting {
+            if !matches!(marker, Marker::Refresh(_)) {
+                self.mark(marker);
+            }
+        }
+    }
+
+    fn push(&mut self, place: u32) {
+        let (word, bit) = ((place / 64) as usize, 1 << (place % 64));
+        if self.queued.len() <= word {
+            self.queued.resize(word + 1, 0);
+        }
+        if self.queued[word] & bit == 0 {
+            self.queued[word] |= bit;
+            self.places.push_back(place);
+        }
+    }
+
+    fn mark(&mut self, marker: Marker) {
+        let due = self.taken + self.places.len() as u64;
+        if let (Marker::Ticket(_), Some((at, last @ Marker::Ticket(_)))) = (marker, self.markers.back_mut())
+            && *at == due
+        {
+            *last = marker;
+            return;
+        }
+        self.markers.push_back((due, marker));
+    }
+
+    /// Takes the next chunk: announcements first, then withdrawals, then the markers that have become due.
+    pub(crate) fn take(&mut self, desired: &Desired, writing: &Writing) -> Chunk {
+        // A message of its own stands between what is before and what is behind it.
+        let barrier = self.markers.iter().find(|(_, marker)| !matches!(marker, Marker::Ticket(_)));
+        let room = barrier.map_or(u64::MAX, |(due, _)| due - self.taken);
+        let count = self.places.len().min(CHUNK).min(usize::try_from(room).unwrap_or(usize::MAX));
+        let mut announce = Vec::with_capacity(count);
+        let mut withdraw = Vec::new();
+        for place in self.places.drain(..count) {
+            self.queued[(place / 64) as usize] &= !(1 << (place % 64));
+            match desired.at(place) {
+                Some((key, Some(group))) => announce.push((group, key)),
+                Some((key, None)) => withdraw.push(key),
+                None => {}
+            }
+        }
+        self.taken += count as u64;
+        announce.sort_by_key(|(group, _)| *group);
+
+        let mut chunk = Chunk::default();
+        let mut packed = Packed::new();
+        for routes in announce.chunk_by(|a, b| a.0 == b.0) {
+            let Some(group) = routes.first().and_then(|(group, _)| desired.groups.get(*group as usize))
+            else {
+                continue;
+            };
+            let keys = routes.iter().map(|(_, key)| *key);
+            chunk.unsendable += packed.announce(&group.attributes, keys, writing);
+        }
+        packed.withdraw(withdraw.into_iter(), writing);
+        self.take_markers(&mut chunk, &mut packed);
+        chunk.messages = packed.messages;
+        chunk.octets = packed.octets;
+        chunk
+    }
+
+    fn take_markers(&mut self, chunk: &mut Chunk, packed: &mut Packed) {
+        while let Some((due, marker)) = self.markers.front().copied()
+            && due <= self.taken
+        {
+            self.markers.pop_front();
+            match marker {
+                Marker::Ticket(ticket) => chunk.ticket = Some(ticket),
+                Marker::EndOfRib => {
+                    packed.message(&codec::end_of_rib());
+                    chunk.end_of_rib = true;
+                }
+                Marker::Refresh(kind) => {
+                    packed.message(&codec::refresh(kind));
+                    chunk.refresh_end |= kind == Refresh::End;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
