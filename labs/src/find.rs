@@ -1,0 +1,68 @@
+//! Which file, which lab: what `-t` and `--name` mean.
+
+use std::path::{Path, PathBuf};
+
+use causeway_topology::LoadOptions;
+
+use crate::error::{Act, LabError};
+use crate::state::LabState;
+
+/// The topology file itself, or the only `*.clab.yml` or `*.clab.yaml` of a folder; absolute.
+///
+/// # Errors
+/// It is not there, or the folder has none or several.
+pub fn topology_file(path: &Path) -> Result<PathBuf, LabError> {
+    let path = path.canonicalize().act(|| format!("find {}", path.display()))?;
+    if !path.is_dir() {
+        return Ok(path);
+    }
+    let entries = std::fs::read_dir(&path).act(|| format!("read {}", path.display()))?;
+    let is_topology = |file: &PathBuf| {
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.ends_with(".clab.yml") || name.ends_with(".clab.yaml")
+    };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(is_topology).collect();
+    match (files.pop(), files.len()) {
+        (Some(file), 0) => Ok(file),
+        (None, _) => Err(LabError::WhichFile { folder: path, count: 0 }),
+        (Some(_), others) => Err(LabError::WhichFile { folder: path, count: others + 1 }),
+    }
+}
+
+/// Name of the lab that is meant: the one given, else that of a lab made from this file, else the name in the file.
+///
+/// # Errors
+/// The file is not there; or it is up under several names; or it is not up and cannot be read.
+pub fn lab_name(file: &Path, name: Option<&str>) -> Result<String, LabError> {
+    if let Some(name) = name {
+        return Ok(name.to_owned());
+    }
+    let file = topology_file(file)?;
+    let labs = LabState::all()?;
+    let same: Vec<_> = labs.iter().filter(|lab| lab.file == file).map(|lab| lab.name.as_str()).collect();
+    match same.as_slice() {
+        // A lab that runs is found even if its file no longer parses, or its variables are not set now.
+        [name] => Ok((*name).to_owned()),
+        names => {
+            let loaded = causeway_topology::load(
+                &file,
+                &LoadOptions { check_files: false, ..LoadOptions::from_process() },
+            );
+            let name = loaded.map_err(LabError::Topology)?.lab.name;
+            if names.is_empty() || names.contains(&name.as_str()) {
+                return Ok(name);
+            }
+            let what = format!("it is up as {}: name one with --name", names.join(", "));
+            Err(LabError::Unsupported { subject: file.display().to_string(), what })
+        }
+    }
+}
+
+/// The lab that is meant, as it runs.
+///
+/// # Errors
+/// Those of [`lab_name`]; it is not up.
+pub fn running_lab(file: &Path, name: Option<&str>) -> Result<LabState, LabError> {
+    let name = lab_name(file, name)?;
+    LabState::read(&name)?.ok_or(LabError::NotUp { name })
+}
