@@ -57,7 +57,12 @@ impl Context<'_> {
 
     /// Checks that `value` is a mapping of known keys; says which are unknown and which are ignored. `what` names it,
     /// for example `node 'leaf1'`. Gives the entries that are used.
-    pub(crate) fn fields<'v>(&mut self, what: &str, value: &'v Value, known: &[(&str, Use)]) -> Vec<(&'v Key, &'v Value)> {
+    pub(crate) fn fields<'v>(
+        &mut self,
+        what: &str,
+        value: &'v Value,
+        known: &[(&str, Use)],
+    ) -> Vec<(&'v Key, &'v Value)> {
         if matches!(value.data, Data::Null) {
             return Vec::new();
         }
@@ -83,7 +88,10 @@ impl Context<'_> {
             Data::Map(entries) => entries.iter().map(|(k, v)| (k, v)).collect(),
             Data::Null => Vec::new(),
             _ => {
-                self.error(value.span, format!("{what} must be a mapping (key: value), this is {}", value.describe()));
+                self.error(
+                    value.span,
+                    format!("{what} must be a mapping (key: value), this is {}", value.describe()),
+                );
                 Vec::new()
             }
         }
@@ -107,7 +115,10 @@ impl Context<'_> {
             Data::Scalar(text) => Some(Text { text: text.clone(), span: value.span }),
             Data::Null => Some(Text { text: String::new(), span: value.span }),
             _ => {
-                self.error(value.span, format!("{what} must be a single value, this is {}", value.describe()));
+                self.error(
+                    value.span,
+                    format!("{what} must be a single value, this is {}", value.describe()),
+                );
                 None
             }
         }
@@ -164,7 +175,10 @@ impl Context<'_> {
         match text.text.trim().parse::<u32>() {
             Ok(n) if (low..=high).contains(&n) => Some(n),
             _ => {
-                self.error(text.span, format!("{what} '{}' is not a number in {low} to {high}", shorten(&text.text)));
+                self.error(
+                    text.span,
+                    format!("{what} '{}' is not a number in {low} to {high}", shorten(&text.text)),
+                );
                 None
             }
         }
@@ -188,7 +202,10 @@ impl Context<'_> {
             Some(rest) if rest.is_empty() || rest.starts_with('/') => match &self.options.home {
                 Some(home) => home.join(rest.trim_start_matches('/')),
                 None => {
-                    self.error(text.span, format!("{what} begins with '~', but the home folder is not known"));
+                    self.error(
+                        text.span,
+                        format!("{what} begins with '~', but the home folder is not known"),
+                    );
                     return None;
                 }
             },

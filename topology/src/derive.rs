@@ -59,7 +59,9 @@ impl<'a> Builder<'a> {
                 _ => {}
             }
         }
-        said.map(|(_, pool)| pool).or_else(|| Prefix::containing(IpAddr::V4(default), 16)).unwrap_or(Prefix::host(IpAddr::V4(default)))
+        said.map(|(_, pool)| pool)
+            .or_else(|| Prefix::containing(IpAddr::V4(default), 16))
+            .unwrap_or(Prefix::host(IpAddr::V4(default)))
     }
 
     fn nodes(&mut self) {
@@ -68,7 +70,9 @@ impl<'a> Builder<'a> {
         for node in lab.nodes_in_order() {
             let labels = &node.causeway;
             let derived = node.role.is_switch() || node.role == Role::Host;
-            let loopback = match labels.loopback {
+            // A host has one address: naming its VTEP names it.
+            let host_vtep = labels.vtep.filter(|_| node.role == Role::Host);
+            let loopback = match labels.loopback.or(host_vtep) {
                 Some(address) => Some(address),
                 None if derived => self.nth(node, "causeway.loopback-pool", pool, 1 + to_u32(node.index)),
                 None => None,
@@ -81,7 +85,8 @@ impl<'a> Builder<'a> {
                 role: node.role,
                 asn: node.role.speaks_bgp().then(|| labels.asn.unwrap_or(DEFAULT_AS)),
                 router_id: None,
-                route_reflector: labels.route_reflector.unwrap_or(node.role == Role::Spine) && node.role.is_switch(),
+                route_reflector: labels.route_reflector.unwrap_or(node.role == Role::Spine)
+                    && node.role.is_switch(),
                 loopback,
                 vtep,
                 interfaces: Vec::new(),
@@ -98,9 +103,13 @@ impl<'a> Builder<'a> {
     /// The address `n` behind the start of a pool.
     fn nth(&mut self, node: &Node, what: &str, pool: Prefix, n: u32) -> Option<IpAddr> {
         let IpAddr::V4(first) = pool.network() else { return None };
-        let address = u32::from(first).checked_add(n).map(|n| IpAddr::V4(n.into())).filter(|a| pool.contains(*a));
+        let address =
+            u32::from(first).checked_add(n).map(|n| IpAddr::V4(n.into())).filter(|a| pool.contains(*a));
         if address.is_none() {
-            self.error(node, format!("{what} {pool} is too small: node '{}' would need its address {n}", node.name));
+            self.error(
+                node,
+                format!("{what} {pool} is too small: node '{}' would need its address {n}", node.name),
+            );
         }
         address
     }
@@ -140,7 +149,9 @@ impl<'a> Builder<'a> {
         let roles = [role(&link.a), link.b.as_ref().and_then(role)];
         if let Some(vni) = link.vni {
             if !roles.iter().flatten().any(|r| matches!(r, Role::Leaf | Role::Border)) {
-                let message = format!("causeway.vni {vni} needs a leaf at one end of this link, to bridge it into VXLAN");
+                let message = format!(
+                    "causeway.vni {vni} needs a leaf at one end of this link, to bridge it into VXLAN"
+                );
                 self.errors.push(self.lab.source.error(link.place, message));
             }
             return InterfaceUse::Access(vni);
@@ -159,7 +170,9 @@ impl<'a> Builder<'a> {
         match (given(a), given(b)) {
             (Some(x), Some(y)) => {
                 if x.network() != y.network() || x.prefix() != y.prefix() || x.ip() == y.ip() {
-                    let message = format!("the two ends of this link have {x} and {y}: they need different addresses of one prefix");
+                    let message = format!(
+                        "the two ends of this link have {x} and {y}: they need different addresses of one prefix"
+                    );
                     self.errors.push(lab.source.error(a.place, message));
                 }
                 [Some(x), Some(y)]
@@ -174,7 +187,9 @@ impl<'a> Builder<'a> {
                 [first, first.and_then(|_| address(n + 1))]
             }
             _ => {
-                self.errors.push(lab.source.error(a.place, "one end of this link has an address and the other has none"));
+                self.errors.push(
+                    lab.source.error(a.place, "one end of this link has an address and the other has none"),
+                );
                 [None, None]
             }
         }
@@ -200,12 +215,17 @@ impl<'a> Builder<'a> {
             let underlay = plan.interfaces.iter().filter(|i| i.usage == InterfaceUse::Underlay);
             let own = plan.vtep.filter(|v| Some(*v) != plan.loopback);
             let all = underlay
-                .filter_map(|i| Some((i.address?.ip(), format!("interface '{}' of node '{}'", i.name, node.name))))
+                .filter_map(|i| {
+                    Some((i.address?.ip(), format!("interface '{}' of node '{}'", i.name, node.name)))
+                })
                 .chain(plan.loopback.map(|a| (a, format!("the loopback of node '{}'", node.name))))
                 .chain(own.map(|a| (a, format!("the VTEP of node '{}'", node.name))));
             for (address, owner) in all {
                 if let Some(other) = owners.insert(address, owner.clone()) {
-                    errors.push(lab.source.error(node.place, format!("address {address} is given twice: to {other} and to {owner}")));
+                    errors.push(lab.source.error(
+                        node.place,
+                        format!("address {address} is given twice: to {other} and to {owner}"),
+                    ));
                 }
             }
         }
@@ -226,10 +246,17 @@ impl<'a> Builder<'a> {
             let id = node.causeway.router_id.or_else(|| plan.loopback.into_iter().chain(first).find_map(v4));
             plan.router_id = id;
             let message = match id {
-                None => format!("node '{}' speaks BGP and has no IPv4 address: set causeway.router-id", node.name),
-                Some(id) if id.is_unspecified() => format!("the router id of node '{}' is 0.0.0.0", node.name),
+                None => {
+                    format!("node '{}' speaks BGP and has no IPv4 address: set causeway.router-id", node.name)
+                }
+                Some(id) if id.is_unspecified() => {
+                    format!("the router id of node '{}' is 0.0.0.0", node.name)
+                }
                 Some(id) => match owners.insert(id, &node.name) {
-                    Some(other) => format!("router id {id} is given twice: to node '{other}' and to node '{}'", node.name),
+                    Some(other) => format!(
+                        "router id {id} is given twice: to node '{other}' and to node '{}'",
+                        node.name
+                    ),
                     None => continue,
                 },
             };

@@ -95,7 +95,12 @@ impl Source {
         self.place(start + offset, 0)
     }
 
-    pub(crate) fn diagnostic(&self, severity: Severity, place: Place, message: impl Into<String>) -> Diagnostic {
+    pub(crate) fn diagnostic(
+        &self,
+        severity: Severity,
+        place: Place,
+        message: impl Into<String>,
+    ) -> Diagnostic {
         Diagnostic {
             severity,
             message: message.into(),

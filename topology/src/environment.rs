@@ -60,7 +60,8 @@ impl Expanded {
             at = found.end;
             if out.text.len() > MAX_TEXT {
                 return Err(ExpandError {
-                    message: "the file is larger than 64 MiB after its environment variables were expanded".into(),
+                    message: "the file is larger than 64 MiB after its environment variables were expanded"
+                        .into(),
                     offset: dollar,
                     length: 1,
                 });
@@ -136,14 +137,18 @@ fn braced(
     let error = |message: &str| ExpandError { message: message.to_owned(), offset: dollar, length: 2 };
     let name = &inner[..name_length(inner)];
     if name.is_empty() {
-        return Err(error("'${' is not followed by a variable's name; write '$${' for the characters themselves"));
+        return Err(error(
+            "'${' is not followed by a variable's name; write '$${' for the characters themselves",
+        ));
     }
     let after = dollar + 2 + name.len();
     let rest = &text[after..];
     let operators = [":-", ":=", ":+", "-", "=", "+"];
     let Some(operator) = operators.into_iter().find(|op| rest.starts_with(op)) else {
         if !rest.starts_with('}') {
-            return Err(error("the '${' of this variable is not closed by '}'; write '$${' for the characters themselves"));
+            return Err(error(
+                "the '${' of this variable is not closed by '}'; write '$${' for the characters themselves",
+            ));
         }
         let value = env.get(name).cloned().unwrap_or_else(|| {
             unset.push((name.to_owned(), dollar));

@@ -32,14 +32,8 @@ pub fn dot(lab: &Lab) -> String {
     }
     for link in &lab.links {
         let (a, b) = ends(lab, link);
-        let _ = writeln!(
-            out,
-            "  {} -- {} [taillabel={}, headlabel={}];",
-            a.0,
-            b.0,
-            quoted(&a.1),
-            quoted(&b.1)
-        );
+        let _ =
+            writeln!(out, "  {} -- {} [taillabel={}, headlabel={}];", a.0, b.0, quoted(&a.1), quoted(&b.1));
     }
     out.push_str("}\n");
     out
@@ -60,7 +54,8 @@ fn label(node: &Node, newline: &str) -> String {
 
 /// Identifier and interface of both ends; what is on the machine becomes a node of its own by being named.
 fn ends(lab: &Lab, link: &Link) -> ((String, String), (String, String)) {
-    let id = |name: &str| lab.nodes.get(name).map_or_else(|| "unknown".to_owned(), |n| format!("n{}", n.index));
+    let id =
+        |name: &str| lab.nodes.get(name).map_or_else(|| "unknown".to_owned(), |n| format!("n{}", n.index));
     let a = (id(&link.a.node), link.a.interface.clone());
     let b = match (&link.b, &link.kind) {
         (Some(b), _) => (id(&b.node), b.interface.clone()),

@@ -97,7 +97,10 @@ impl<'v> Levels<'v> {
 fn not_inheritable(cx: &mut Context<'_>, what: &str, value: &Value) {
     for (key, _) in value.entries() {
         if keys::NODE_ONLY.contains(&key.text.as_str()) {
-            cx.warn(key.span, format!("key '{}' of {what} has no effect: it belongs to single nodes", key.text));
+            cx.warn(
+                key.span,
+                format!("key '{}' of {what} has no effect: it belongs to single nodes", key.text),
+            );
         }
     }
 }

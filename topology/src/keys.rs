@@ -12,8 +12,14 @@ pub(crate) enum Use {
 use Use::{Ignored, Used};
 
 /// At the top of the file.
-pub(crate) const TOP: &[(&str, Use)] =
-    &[("name", Used), ("topology", Used), ("prefix", Used), ("mgmt", Ignored), ("settings", Ignored), ("debug", Ignored)];
+pub(crate) const TOP: &[(&str, Use)] = &[
+    ("name", Used),
+    ("topology", Used),
+    ("prefix", Used),
+    ("mgmt", Ignored),
+    ("settings", Ignored),
+    ("debug", Ignored),
+];
 
 /// Below `topology`.
 pub(crate) const TOPOLOGY: &[(&str, Use)] =
@@ -97,8 +103,16 @@ pub(crate) const TYPED_LINKS: &[(&str, &[&str], &[&str])] = &[
     ("mgmt-net", &["endpoint", "host-interface"], &["endpoint", "host-interface"]),
     ("host", &["endpoint", "host-interface"], &["endpoint", "host-interface"]),
     ("macvlan", &["endpoint", "host-interface", "mode"], &["endpoint", "host-interface"]),
-    ("vxlan", &["endpoint", "remote", "vni", "dst-port", "src-port"], &["endpoint", "remote", "vni", "dst-port"]),
-    ("vxlan-stitch", &["endpoint", "remote", "vni", "dst-port", "src-port"], &["endpoint", "remote", "vni", "dst-port"]),
+    (
+        "vxlan",
+        &["endpoint", "remote", "vni", "dst-port", "src-port"],
+        &["endpoint", "remote", "vni", "dst-port"],
+    ),
+    (
+        "vxlan-stitch",
+        &["endpoint", "remote", "vni", "dst-port", "src-port"],
+        &["endpoint", "remote", "vni", "dst-port"],
+    ),
     ("dummy", &["endpoint"], &["endpoint"]),
 ];
 

@@ -68,7 +68,12 @@ pub const LABELS: &[LabelDoc] = &[
         "What the node does in the fabric. Default: guessed from its group, else from its name.",
     ),
     doc("causeway.asn", "node", "1 to 4294967294", "AS number of a BGP speaker. Default: 65000."),
-    doc("causeway.router-id", "node", "IPv4 address", "BGP identifier. Default: the loopback, else the first address."),
+    doc(
+        "causeway.router-id",
+        "node",
+        "IPv4 address",
+        "BGP identifier. Default: the loopback, else the first address.",
+    ),
     doc(
         "causeway.rr",
         "node",
@@ -157,12 +162,17 @@ fn read_node_label(cx: &mut Context<'_>, name: &str, value: &Text, labels: &mut 
             labels.vnis.sort_unstable();
             labels.vnis.dedup();
         }
-        "causeway.address" => labels.addresses = parts(value).filter_map(|part| address(cx, name, &part)).collect(),
+        "causeway.address" => {
+            labels.addresses = parts(value).filter_map(|part| address(cx, name, &part)).collect()
+        }
         "causeway.mac" => {
             labels.mac = cx.parse_text(name, value).filter(|mac: &Mac| {
                 let good = mac.is_unicast();
                 if !good {
-                    cx.error(value.span, format!("{name} '{mac}' is no address of one interface: it is zero or of a group"));
+                    cx.error(
+                        value.span,
+                        format!("{name} '{mac}' is no address of one interface: it is zero or of a group"),
+                    );
                 }
                 good
             });
@@ -186,7 +196,10 @@ pub(crate) fn link(cx: &mut Context<'_>, value: &Value) -> (BTreeMap<String, Str
         all.insert(key.text.clone(), text.text);
     }
     if network.is_some() && underlay == Some(true) {
-        cx.error(value.span, "a link with causeway.vni is an access port: it cannot be causeway.underlay too");
+        cx.error(
+            value.span,
+            "a link with causeway.vni is an access port: it cannot be causeway.underlay too",
+        );
     }
     (all, network, network.is_none() && underlay != Some(false))
 }
@@ -245,7 +258,10 @@ fn vni(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<Vni> {
 /// An address with its prefix length.
 fn address(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<IpNetwork> {
     if !value.text.contains('/') {
-        cx.error(value.span, format!("{name} '{}' needs a prefix length, for example 10.0.0.5/24", shorten(&value.text)));
+        cx.error(
+            value.span,
+            format!("{name} '{}' needs a prefix length, for example 10.0.0.5/24", shorten(&value.text)),
+        );
         return None;
     }
     cx.parse_text(name, value)

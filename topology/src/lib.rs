@@ -37,8 +37,8 @@ mod value;
 
 pub use diagnostic::{Diagnostic, Place, Severity, render_all};
 pub use lab::{
-    Bind, Endpoint, Healthcheck, Lab, Link, LinkKind, Node, Phase, Role, RoleSource, Stage, StageExec, StageName,
-    Target, WaitFor,
+    Bind, Endpoint, Healthcheck, Lab, Link, LinkKind, Node, Phase, Role, RoleSource, Stage, StageExec,
+    StageName, Target, WaitFor,
 };
 pub use labels::{LABELS, LabelDoc, NodeLabels};
 pub use plan::{Access, Interface, InterfaceUse, Neighbor, NodePlan, Peering, Plan, plan};

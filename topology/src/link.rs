@@ -30,6 +30,13 @@ type Fields<'v> = Vec<(&'v Key, &'v Value)>;
 
 /// Reads a link. `None` if it is too wrong to go on with; the errors are said.
 pub(crate) fn read(cx: &mut Context<'_>, value: &Value) -> Option<Read> {
+    if !matches!(value.data, Data::Map(_)) {
+        cx.error(
+            value.span,
+            format!("a link must be a mapping (endpoints: …), this is {}", value.describe()),
+        );
+        return None;
+    }
     let Some(kind) = value.get("type") else { return brief(cx, value) };
     let kind = cx.word("type of a link", kind)?;
     if kind.text == "brief" {
@@ -41,7 +48,8 @@ pub(crate) fn read(cx: &mut Context<'_>, value: &Value) -> Option<Read> {
         cx.error(kind.span, format!("there is no link type '{}'{hint}", shorten(&kind.text)));
         return None;
     };
-    let mut known = vec![("type", Use::Used), ("mtu", Use::Used), ("labels", Use::Used), ("vars", Use::Ignored)];
+    let mut known =
+        vec![("type", Use::Used), ("mtu", Use::Used), ("labels", Use::Used), ("vars", Use::Ignored)];
     known.extend(own.iter().map(|key| (*key, Use::Used)));
     let what = format!("a link of type {name}");
     let fields = cx.fields(&what, value, &known);
@@ -112,7 +120,10 @@ fn vxlan(cx: &mut Context<'_>, stitch: bool, fields: &Fields<'_>) -> Option<Link
 fn endpoint(cx: &mut Context<'_>, value: &Value) -> Option<(Endpoint, Span)> {
     if let Data::Scalar(text) = &value.data {
         let shown = shorten(text);
-        cx.error(value.span, format!("the endpoint of a typed link is a mapping {{node: …, interface: …}}, not '{shown}'"));
+        cx.error(
+            value.span,
+            format!("the endpoint of a typed link is a mapping {{node: …, interface: …}}, not '{shown}'"),
+        );
         return None;
     }
     let (mut node, mut interface, mut mac, mut ipv4, mut ipv6) = (None, None, None, None, None);
@@ -197,7 +208,8 @@ fn end(cx: &mut Context<'_>, text: &Text) -> Option<(Text, Text)> {
 
 fn into_endpoint(cx: &Context<'_>, (node, interface): (Text, Text)) -> (Endpoint, Span) {
     let place = cx.place(node.span);
-    let end = Endpoint { node: node.text, interface: interface.text, mac: None, ipv4: None, ipv6: None, place };
+    let end =
+        Endpoint { node: node.text, interface: interface.text, mac: None, ipv4: None, ipv6: None, place };
     (end, node.span)
 }
 
@@ -261,7 +273,10 @@ where
     let mut all = Vec::new();
     for (position, text) in texts.iter().enumerate().filter(|(_, t)| !t.text.is_empty()) {
         if !text.text.contains('/') {
-            cx.error(text.span, format!("{key} '{}' needs a prefix length, for example /31", shorten(&text.text)));
+            cx.error(
+                text.span,
+                format!("{key} '{}' needs a prefix length, for example /31", shorten(&text.text)),
+            );
         } else if let Some(address) = cx.parse_text(key, text) {
             all.push((position, address));
         }
@@ -276,7 +291,10 @@ fn host_interface(cx: &mut Context<'_>, text: &Text) {
     if name.len() > MAX_INTERFACE || name.contains(bad) || name == "." || name == ".." {
         cx.error(
             text.span,
-            format!("interface name '{}' on the machine must have at most 15 bytes, without '/', ':' and blanks", shorten(name)),
+            format!(
+                "interface name '{}' on the machine must have at most 15 bytes, without '/', ':' and blanks",
+                shorten(name)
+            ),
         );
     }
 }
@@ -318,7 +336,8 @@ fn check_end(
         return;
     };
     let interface = Text { text: end.interface.clone(), span };
-    let on_machine = matches!(node.kind.as_str(), "bridge" | "ovs-bridge" | "host") && node.network_mode.is_none();
+    let on_machine =
+        matches!(node.kind.as_str(), "bridge" | "ovs-bridge" | "host") && node.network_mode.is_none();
     if on_machine {
         host_interface(cx, &interface);
     } else {
@@ -339,7 +358,13 @@ fn check_end(
 }
 
 /// Remembers that an interface of a node (of the machine: the empty name) is used, and says if it was before.
-fn claim(cx: &mut Context<'_>, used: &mut BTreeMap<(String, String), Span>, node: &str, interface: &str, span: Span) {
+fn claim(
+    cx: &mut Context<'_>,
+    used: &mut BTreeMap<(String, String), Span>,
+    node: &str,
+    interface: &str,
+    span: Span,
+) {
     let key = (node.to_owned(), interface.to_owned());
     let Some(before) = used.insert(key, span) else { return };
     let line = cx.place(before).line;

@@ -29,7 +29,10 @@ mod tests {
     fn variables() {
         let lab_dir = Path::new("/l/clab-demo");
         let text = "__clabNodeDir__/a:/__clabNodeName__ __clabLabName__ __clabDir__ __clabOther__";
-        assert_eq!(expand(text, "n1", "demo", lab_dir), "/l/clab-demo/n1/a:/n1 clab-demo /l/clab-demo __clabOther__");
+        assert_eq!(
+            expand(text, "n1", "demo", lab_dir),
+            "/l/clab-demo/n1/a:/n1 clab-demo /l/clab-demo __clabOther__"
+        );
         let git = ("feature/x".to_owned(), "0123456789abcdef".to_owned());
         assert_eq!(expand_git("a-__gitBranch__-__gitHash__", Some(&git)), "a-feature-x-0123456");
         assert_eq!(expand_git("a-__gitHash__", None), "a-none");

@@ -14,7 +14,13 @@ use crate::stages;
 use crate::value::{Key, Span, Value};
 
 /// Reads a node. `None` if it is too wrong to go on with; the errors are said.
-pub(crate) fn read(cx: &mut Context<'_>, levels: &Levels<'_>, index: usize, key: &Key, value: &Value) -> Option<Node> {
+pub(crate) fn read(
+    cx: &mut Context<'_>,
+    levels: &Levels<'_>,
+    index: usize,
+    key: &Key,
+    value: &Value,
+) -> Option<Node> {
     let name = key.text.as_str();
     check_name(cx, "node", name, key.span);
     let own = Level::read(cx, format!("node '{name}'"), value);
@@ -56,7 +62,8 @@ pub(crate) fn read(cx: &mut Context<'_>, levels: &Levels<'_>, index: usize, key:
 
 /// Names become parts of paths, host names and namespace names.
 pub(crate) fn check_name(cx: &mut Context<'_>, what: &str, name: &str, span: Span) {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') || (c == '|' && what == "node");
+    let good =
+        |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-') || (c == '|' && what == "node");
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if !starts || !name.chars().all(good) || name.len() > 200 {
         let shown = shorten(name);
@@ -150,12 +157,17 @@ fn environment(cx: &mut Context<'_>, chain: &Chain<'_, '_>) -> BTreeMap<String, 
 fn env_file(cx: &mut Context<'_>, file: &Text, all: &mut BTreeMap<String, String>) {
     let Some(path) = cx.resolve("env-files", file) else { return };
     if !cx.options.check_files {
-        cx.warn(file.span, format!("{} is not read: only the text of the topology is looked at", path.display()));
+        cx.warn(
+            file.span,
+            format!("{} is not read: only the text of the topology is looked at", path.display()),
+        );
         return;
     }
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) => return cx.error(file.span, format!("env-files: cannot read {}: {error}", path.display())),
+        Err(error) => {
+            return cx.error(file.span, format!("env-files: cannot read {}: {error}", path.display()));
+        }
     };
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
         match line.split_once('=') {
@@ -163,7 +175,10 @@ fn env_file(cx: &mut Context<'_>, file: &Text, all: &mut BTreeMap<String, String
                 let value = value.trim_matches(|c| c == '"' || c == '\'');
                 all.insert(key.trim().to_owned(), value.to_owned());
             }
-            _ => cx.error(file.span, format!("env-files: {} has a line without KEY=VALUE: {}", path.display(), shorten(line))),
+            _ => cx.error(
+                file.span,
+                format!("env-files: {} has a line without KEY=VALUE: {}", path.display(), shorten(line)),
+            ),
         }
     }
 }
@@ -222,17 +237,26 @@ fn bind(cx: &mut Context<'_>, text: &Text, node: &str) -> Option<Bind> {
     let parts: Vec<&str> = expanded.split(':').collect();
     let (source, target, flags) = match parts.as_slice() {
         [target] => {
-            cx.warn(text.span, format!("bind '{}' is ignored by this runner: it has no source", shorten(target)));
+            cx.warn(
+                text.span,
+                format!("bind '{}' is ignored by this runner: it has no source", shorten(target)),
+            );
             return None;
         }
         [source, target] => (*source, *target, ""),
         [source, target, flags] => (*source, *target, *flags),
         _ => {
-            cx.error(text.span, format!("bind '{}' is not SOURCE:TARGET or SOURCE:TARGET:ro", shorten(&expanded)));
+            cx.error(
+                text.span,
+                format!("bind '{}' is not SOURCE:TARGET or SOURCE:TARGET:ro", shorten(&expanded)),
+            );
             return None;
         }
     };
-    if source.is_empty() || !target.starts_with('/') || Path::new(target).components().any(|c| c.as_os_str() == "..") {
+    if source.is_empty()
+        || !target.starts_with('/')
+        || Path::new(target).components().any(|c| c.as_os_str() == "..")
+    {
         cx.error(text.span, format!("bind '{}': the source must not be empty and the target must be an absolute path without '..'", shorten(&expanded)));
         return None;
     }
@@ -240,8 +264,12 @@ fn bind(cx: &mut Context<'_>, text: &Text, node: &str) -> Option<Bind> {
     for flag in flags.split(',').filter(|f| !f.is_empty()) {
         match flag {
             "ro" => read_only = true,
-            "rw" | "z" | "Z" | "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" | "cached" | "delegated" | "consistent" => {}
-            other => cx.error(text.span, format!("bind '{}' has an unknown option '{}'", shorten(&expanded), shorten(other))),
+            "rw" | "z" | "Z" | "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate"
+            | "cached" | "delegated" | "consistent" => {}
+            other => cx.error(
+                text.span,
+                format!("bind '{}' has an unknown option '{}'", shorten(&expanded), shorten(other)),
+            ),
         }
     }
     let source = Text { text: source.to_owned(), span: text.span };
@@ -252,7 +280,10 @@ fn bind(cx: &mut Context<'_>, text: &Text, node: &str) -> Option<Bind> {
 fn startup_config(cx: &mut Context<'_>, chain: &Chain<'_, '_>, name: &str) -> Option<PathBuf> {
     let mut text = chain.text(cx, "startup-config")?;
     if text.text.contains('\n') {
-        cx.warn(text.span, "a startup-config written into the topology file is ignored by this runner: name a file");
+        cx.warn(
+            text.span,
+            "a startup-config written into the topology file is ignored by this runner: name a file",
+        );
         return None;
     }
     if text.text.starts_with("http://") || text.text.starts_with("https://") {
@@ -269,7 +300,10 @@ fn hostname(cx: &mut Context<'_>, chain: &Chain<'_, '_>, name: &str) -> String {
     // '|' in a bridge's name is no part of a host name; such nodes have no host name of their own anyway.
     let Some(text) = chain.text(cx, "hostname") else { return name.replace('|', "-") };
     if text.text.len() > 64 || text.text.contains(|c: char| !c.is_ascii_graphic()) {
-        cx.error(text.span, format!("hostname '{}' must have at most 64 bytes and no blanks", shorten(&text.text)));
+        cx.error(
+            text.span,
+            format!("hostname '{}' must have at most 64 bytes and no blanks", shorten(&text.text)),
+        );
     }
     text.text
 }
@@ -279,7 +313,10 @@ fn network_mode(cx: &mut Context<'_>, chain: &Chain<'_, '_>) -> Option<String> {
     let good = matches!(text.text.as_str(), "host" | "none" | "bridge")
         || text.text.strip_prefix("container:").is_some_and(|n| !n.is_empty());
     if !good {
-        cx.error(text.span, format!("network-mode '{}' is not host, none, bridge or container:NODE", shorten(&text.text)));
+        cx.error(
+            text.span,
+            format!("network-mode '{}' is not host, none, bridge or container:NODE", shorten(&text.text)),
+        );
     }
     Some(text.text)
 }

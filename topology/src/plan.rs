@@ -117,7 +117,10 @@ impl NodePlan {
     /// The first address of an interface to the fabric, or the loopback: where the node is reached.
     pub fn address(&self) -> Option<IpAddr> {
         self.loopback.or_else(|| {
-            self.interfaces.iter().filter(|i| i.usage == InterfaceUse::Underlay).find_map(|i| Some(i.address?.ip()))
+            self.interfaces
+                .iter()
+                .filter(|i| i.usage == InterfaceUse::Underlay)
+                .find_map(|i| Some(i.address?.ip()))
         })
     }
 }

@@ -59,9 +59,11 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Vec<Diagnostic
         vec![source.error(Place::default(), message)]
     };
     let bytes = std::fs::read(path).map_err(|e| whole(format!("cannot read the topology file: {e}")))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| whole(format!("the topology file is not UTF-8 text: byte {} is wrong", e.utf8_error().valid_up_to())))?;
-    let absolute = std::path::absolute(path).map_err(|e| whole(format!("cannot tell the current folder: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        whole(format!("the topology file is not UTF-8 text: byte {} is wrong", e.utf8_error().valid_up_to()))
+    })?;
+    let absolute =
+        std::path::absolute(path).map_err(|e| whole(format!("cannot tell the current folder: {e}")))?;
     parse_named(&text, &path.display().to_string(), &absolute, options)
 }
 
@@ -74,7 +76,12 @@ pub fn parse(text: &str, file: &Path, options: &LoadOptions) -> Result<Loaded, V
     parse_named(text, &file.display().to_string(), file, options)
 }
 
-fn parse_named(text: &str, name: &str, file: &Path, options: &LoadOptions) -> Result<Loaded, Vec<Diagnostic>> {
+fn parse_named(
+    text: &str,
+    name: &str,
+    file: &Path,
+    options: &LoadOptions,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let verbatim = Source::new(name, Expanded::verbatim(text));
     if let Some(offset) = template(text) {
         let message = "this file is a Go template ('{{'): render it first, templates are not supported";
@@ -90,7 +97,8 @@ fn parse_named(text: &str, name: &str, file: &Path, options: &LoadOptions) -> Re
     let lab = read_lab(&mut cx, &value, file);
     for (variable, offset) in unset {
         let place = verbatim.place(offset, 1);
-        let message = format!("variable '{}' is not set and has no default: it stays as it is", shorten(&variable));
+        let message =
+            format!("variable '{}' is not set and has no default: it stays as it is", shorten(&variable));
         cx.findings.push(verbatim.diagnostic(Severity::Warning, place, message));
     }
     finish(cx, lab)
@@ -113,7 +121,7 @@ fn template(text: &str) -> Option<usize> {
 fn finish(cx: Context<'_>, lab: Option<Lab>) -> Result<Loaded, Vec<Diagnostic>> {
     let failed = cx.failed();
     let mut findings = cx.findings;
-    findings.sort_by(|a, b| (a.line, a.column, a.severity).cmp(&(b.line, b.column, b.severity)));
+    findings.sort_by_key(|d| (d.line, d.column, d.severity));
     // What is wrong with a group or the defaults is found again with every node that inherits it.
     let mut seen = BTreeSet::new();
     findings.retain(|d| seen.insert((d.line, d.column, d.message.clone())));
@@ -130,6 +138,13 @@ fn read_lab(cx: &mut Context<'_>, value: &Value, file: &Path) -> Option<Lab> {
     if matches!(value.data, Data::Null) {
         let place = Place::default();
         cx.findings.push(cx.source.error(place, "the topology file is empty"));
+        return None;
+    }
+    if !matches!(value.data, Data::Map(_)) {
+        cx.error(
+            value.span,
+            format!("the topology file must be a mapping (key: value), this is {}", value.describe()),
+        );
         return None;
     }
     let fields = cx.fields("the topology file", value, keys::TOP);
@@ -200,7 +215,8 @@ fn read_nodes(cx: &mut Context<'_>, levels: &Levels<'_>, value: &Value) -> BTree
         if let Some(other) = node.network_mode.as_deref().and_then(|m| m.strip_prefix("container:"))
             && !nodes.contains_key(other)
         {
-            let message = format!("node '{}' shares the network of '{other}', which is no node of this lab", node.name);
+            let message =
+                format!("node '{}' shares the network of '{other}', which is no node of this lab", node.name);
             cx.findings.push(cx.source.diagnostic(Severity::Warning, node.place, message));
         }
     }
@@ -216,5 +232,12 @@ fn say_role(cx: &mut Context<'_>, node: &Node, span: Span) {
         RoleSource::Nothing => return,
     };
     debug_assert_ne!(node.role, Role::Other);
-    cx.say(Severity::Note, span, format!("node '{}' is taken as a {} because of {from}; causeway.role says otherwise", node.name, node.role));
+    cx.say(
+        Severity::Note,
+        span,
+        format!(
+            "node '{}' is taken as a {} because of {from}; causeway.role says otherwise",
+            node.name, node.role
+        ),
+    );
 }

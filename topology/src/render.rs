@@ -24,7 +24,10 @@ pub fn frr(lab: &Lab, plan: &Plan, node: &str) -> Option<String> {
 
 fn write_frr(out: &mut String, lab: &Lab, plan: &NodePlan, node: &str) -> std::fmt::Result {
     let hostname = lab.nodes.get(node).map_or(node, |n| n.hostname.as_str());
-    writeln!(out, "frr defaults traditional\nhostname {hostname}\nlog syslog informational\nservice integrated-vtysh-config\n!")?;
+    writeln!(
+        out,
+        "frr defaults traditional\nhostname {hostname}\nlog syslog informational\nservice integrated-vtysh-config\n!"
+    )?;
     writeln!(out, "interface lo")?;
     for address in own_addresses(plan) {
         writeln!(out, " {} address {}", family(address), IpNetwork::from(address))?;
@@ -147,9 +150,15 @@ fn write_bridges(out: &mut String, plan: &NodePlan, index: usize) -> std::fmt::R
     for access in &plan.access {
         let (vni, [_, a, b, c]) = (access.vni, access.vni.get().to_be_bytes());
         let node = index & 0xff;
-        writeln!(out, "ip link add br{vni} address 02:00:{node:02x}:{a:02x}:{b:02x}:{c:02x} type bridge stp_state 0")?;
+        writeln!(
+            out,
+            "ip link add br{vni} address 02:00:{node:02x}:{a:02x}:{b:02x}:{c:02x} type bridge stp_state 0"
+        )?;
         writeln!(out, "ip link set br{vni} addrgenmode none")?;
-        writeln!(out, "ip link add vx{vni} address 02:01:{node:02x}:{a:02x}:{b:02x}:{c:02x} type vxlan id {vni} local {vtep} dstport 4789 nolearning")?;
+        writeln!(
+            out,
+            "ip link add vx{vni} address 02:01:{node:02x}:{a:02x}:{b:02x}:{c:02x} type vxlan id {vni} local {vtep} dstport 4789 nolearning"
+        )?;
         writeln!(out, "ip link set vx{vni} master br{vni} addrgenmode none")?;
         writeln!(out, "ip link set vx{vni} type bridge_slave neigh_suppress on learning off")?;
         for port in &access.ports {
@@ -163,7 +172,9 @@ fn write_bridges(out: &mut String, plan: &NodePlan, index: usize) -> std::fmt::R
 }
 
 fn write_server(out: &mut String, plan: &NodePlan, node: &crate::lab::Node) -> std::fmt::Result {
-    let Some(interface) = plan.interfaces.iter().find(|i| matches!(i.usage, InterfaceUse::Access(_))) else { return Ok(()) };
+    let Some(interface) = plan.interfaces.iter().find(|i| matches!(i.usage, InterfaceUse::Access(_))) else {
+        return Ok(());
+    };
     let name = &interface.name;
     if let Some(mac) = node.causeway.mac {
         writeln!(out, "ip link set {name} address {mac}")?;

@@ -24,7 +24,12 @@ fn adjacencies(nodes: &BTreeMap<String, NodePlan>, plan: &NodePlan) -> Vec<Adjac
         .filter_map(|i| {
             let (peer, port) = i.peer.as_ref()?;
             let other = nodes.get(peer)?.interfaces.iter().find(|o| o.name == *port && o.link == i.link)?;
-            Some(Adjacency { interface: i.name.clone(), local: i.address?, remote: other.address?, peer: peer.clone() })
+            Some(Adjacency {
+                interface: i.name.clone(),
+                local: i.address?,
+                remote: other.address?,
+                peer: peer.clone(),
+            })
         })
         .collect()
 }
@@ -37,7 +42,13 @@ pub(crate) fn gateways(builder: &mut Builder<'_>) {
         let to_switch = |a: &Adjacency| builder.nodes.get(&a.peer).is_some_and(|p| p.role.is_switch());
         let gateway = adjacencies(&builder.nodes, plan).into_iter().find(to_switch).map(|a| a.remote.ip());
         if gateway.is_none() && matches!(node.role, Role::Host | Role::Controller) {
-            builder.error(node, format!("{} '{}' has no underlay link to a switch: nothing can reach it", node.role, node.name));
+            builder.error(
+                node,
+                format!(
+                    "{} '{}' has no underlay link to a switch: nothing can reach it",
+                    node.role, node.name
+                ),
+            );
         }
         if let Some(plan) = builder.nodes.get_mut(&node.name) {
             plan.gateway = gateway;
@@ -52,7 +63,9 @@ pub(crate) fn announcements(builder: &mut Builder<'_>) {
         let mut networks: Vec<IpNetwork> = own_addresses(plan).map(IpNetwork::from).collect();
         let mut statics = Vec::new();
         for adjacency in adjacencies(&builder.nodes, plan) {
-            let Some(peer) = builder.nodes.get(&adjacency.peer).filter(|p| !p.role.is_switch()) else { continue };
+            let Some(peer) = builder.nodes.get(&adjacency.peer).filter(|p| !p.role.is_switch()) else {
+                continue;
+            };
             networks.extend(IpNetwork::new(adjacency.local.network(), adjacency.local.prefix()));
             let next_hop = adjacency.remote.ip();
             let behind = own_addresses(peer).filter(|a| a.is_ipv4() == next_hop.is_ipv4());
@@ -128,7 +141,10 @@ fn check(builder: &mut Builder<'_>) {
         } else if plan.bgp.is_empty() {
             format!("controller '{}' has no BGP neighbour: link it to a spine or leaf", node.name)
         } else if internal > 1 && !reflected && node.role == Role::Spine {
-            format!("spine '{}' has {internal} neighbours in its AS and reflects no routes between them: causeway.rr must not be false", node.name)
+            format!(
+                "spine '{}' has {internal} neighbours in its AS and reflects no routes between them: causeway.rr must not be false",
+                node.name
+            )
         } else {
             continue;
         };

@@ -56,8 +56,12 @@ fn stage_exec(cx: &mut Context<'_>, what: &str, item: &Value, node: &str) -> Opt
             ("target", "container") | ("phase", "on-enter") => {}
             ("target", "host") => target = Target::Host,
             ("phase", "on-exit") => phase = Phase::OnExit,
-            ("target", other) => cx.error(text.span, format!("target '{}' is neither container nor host", shorten(other))),
-            (_, other) => cx.error(text.span, format!("phase '{}' is neither on-enter nor on-exit", shorten(other))),
+            ("target", other) => {
+                cx.error(text.span, format!("target '{}' is neither container nor host", shorten(other)))
+            }
+            (_, other) => {
+                cx.error(text.span, format!("phase '{}' is neither on-enter nor on-exit", shorten(other)))
+            }
         }
     }
     if command.is_none() {
@@ -128,7 +132,11 @@ pub(crate) fn check_waits(cx: &mut Context<'_>, nodes: &BTreeMap<String, Node>) 
                     needs.push((wait.node.as_str(), wait.stage));
                 } else {
                     let hint = did_you_mean(&wait.node, nodes.keys().map(String::as_str));
-                    let message = format!("stage '{stage}' of node '{}' waits for node '{}', which does not exist{hint}", node.name, shorten(&wait.node));
+                    let message = format!(
+                        "stage '{stage}' of node '{}' waits for node '{}', which does not exist{hint}",
+                        node.name,
+                        shorten(&wait.node)
+                    );
                     findings.push(cx.source.error(node.place, message));
                 }
             }

@@ -48,7 +48,14 @@ mod tests {
     #[test]
     fn slips_are_found_and_strangers_are_not() {
         let keys = ["image", "kind", "labels", "exec", "binds"];
-        for (word, want) in [("imgae", Some("image")), ("Kind", Some("kind")), ("label", Some("labels")), ("bind", Some("binds")), ("colour", None), ("", None)] {
+        for (word, want) in [
+            ("imgae", Some("image")),
+            ("Kind", Some("kind")),
+            ("label", Some("labels")),
+            ("bind", Some("binds")),
+            ("colour", None),
+            ("", None),
+        ] {
             assert_eq!(nearest(word, keys), want, "{word}");
         }
     }

@@ -105,7 +105,9 @@ fn reason(error: &serde_saphyr::Error) -> String {
     // What follows speaks to programmers.
     let text = text.split(", set ").next().unwrap_or_default();
     match text.strip_prefix("line ").and_then(|t| t.split_once(": ")) {
-        Some((place, rest)) if place.chars().all(|c| c.is_ascii_digit() || " column".contains(c)) => rest.to_owned(),
+        Some((place, rest)) if place.chars().all(|c| c.is_ascii_digit() || " column".contains(c)) => {
+            rest.to_owned()
+        }
         _ => text.lines().next().unwrap_or_default().to_owned(),
     }
 }
@@ -116,10 +118,7 @@ fn to_usize(n: u64) -> usize {
 
 fn span(location: &Location) -> Span {
     let span = location.span();
-    Span {
-        offset: span.byte_offset().map_or(0, to_usize),
-        length: span.byte_len().map_or(0, to_usize),
-    }
+    Span { offset: span.byte_offset().map_or(0, to_usize), length: span.byte_len().map_or(0, to_usize) }
 }
 
 /// What serde hands over, before scalars were looked up in the text.
@@ -254,7 +253,16 @@ mod tests {
     fn scalars_keep_their_spelling() {
         let text = "a: 0x10\nb: yes\nc: 1.50\nd: 007\ne: \"q\"\nf: true # c\ng: 1_000\nh: [on, 010 , -5]\ni:\nj: .inf\n";
         let value = parse(text).unwrap();
-        for (key, want) in [("a", "0x10"), ("b", "yes"), ("c", "1.50"), ("d", "007"), ("e", "q"), ("f", "true"), ("g", "1_000"), ("j", ".inf")] {
+        for (key, want) in [
+            ("a", "0x10"),
+            ("b", "yes"),
+            ("c", "1.50"),
+            ("d", "007"),
+            ("e", "q"),
+            ("f", "true"),
+            ("g", "1_000"),
+            ("j", ".inf"),
+        ] {
             assert_eq!(scalar(value.get(key).unwrap()), want);
         }
         let Data::List(items) = &value.get("h").unwrap().data else { panic!() };

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use causeway_topology::{Lab, LoadOptions, Plan, Role, Severity, load, plan, render, render_all};
+use causeway_topology::{LABELS, Lab, LoadOptions, Plan, Role, Severity, load, plan, render, render_all};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -32,7 +32,12 @@ fn same(path: &Path, want: &str) -> Result {
         std::fs::write(path, want)?;
     }
     let found = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    assert_eq!(found, want, "{} is not what is rendered; CAUSEWAY_WRITE_LABS=1 writes it anew", path.display());
+    assert_eq!(
+        found,
+        want,
+        "{} is not what is rendered; CAUSEWAY_WRITE_LABS=1 writes it anew",
+        path.display()
+    );
     Ok(())
 }
 
@@ -72,17 +77,27 @@ fn agents_and_resources_name_the_derived_addresses() -> Result {
             match own.role {
                 Role::Host => {
                     let vtep = own.vtep.ok_or("a host without VTEP")?;
-                    assert!(resources.contains(&format!("name: {node}\nmode: host-vtep\nvtep: {vtep}\n")), "{name}: {node}");
+                    assert!(
+                        resources.contains(&format!("name: {node}\nmode: host-vtep\nvtep: {vtep}\n")),
+                        "{name}: {node}"
+                    );
                 }
                 Role::Controller => {
                     let address = own.address().ok_or("a controller without address")?;
                     let hosts = lab.nodes.values().filter(|n| n.role == Role::Host);
                     for host in hosts {
                         let known = &host.env["CAUSEWAY_CONTROLLERS"];
-                        assert!(known.split(',').any(|c| c == format!("http://{address}:7480")), "{name}: {}", host.name);
+                        assert!(
+                            known.split(',').any(|c| c == format!("http://{address}:7480")),
+                            "{name}: {}",
+                            host.name
+                        );
                     }
                     for session in &own.bgp {
-                        assert!(resources.contains(&format!("address: {}\nasn: {}\n", session.address, session.remote_as)));
+                        assert!(resources.contains(&format!(
+                            "address: {}\nasn: {}\n",
+                            session.address, session.remote_as
+                        )));
                     }
                 }
                 _ => {}
@@ -96,8 +111,25 @@ fn agents_and_resources_name_the_derived_addresses() -> Result {
 fn the_image_is_a_choice() -> Result {
     let mut options = LoadOptions { check_files: true, ..LoadOptions::default() };
     options.env.insert("FRR_IMAGE".into(), "causeway/frr:10.7".into());
-    let loaded = load(&folder("quickstart").join("quickstart.clab.yml"), &options).map_err(|e| render_all(&e))?;
+    let loaded =
+        load(&folder("quickstart").join("quickstart.clab.yml"), &options).map_err(|e| render_all(&e))?;
     assert_eq!(loaded.lab.nodes["leaf1"].image.as_deref(), Some("causeway/frr:10.7"));
     assert_eq!(loaded.lab.container_name("leaf1"), "clab-quickstart-leaf1");
     Ok(())
+}
+
+/// The table in `labs/README.md` between two comments.
+#[test]
+fn the_labels_are_documented() -> Result {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs/README.md");
+    let text = std::fs::read_to_string(&path)?;
+    let (begin, end) = ("<!-- labels: written by topology -->\n", "<!-- end of labels -->");
+    let (before, rest) = text.split_once(begin).ok_or("no table of labels")?;
+    let (_, after) = rest.split_once(end).ok_or("no end of the table of labels")?;
+    let mut table = String::from("| label | at | value | meaning |\n|---|---|---|---|\n");
+    for label in LABELS {
+        let place = if label.node { "node" } else { "link" };
+        table += &format!("| `{}` | {place} | {} | {} |\n", label.name, label.value, label.text);
+    }
+    same(&path, &format!("{before}{begin}{table}{end}{after}"))
 }

@@ -1,0 +1,185 @@
+//! Plans, rendered configuration and pictures of the corpus.
+
+use std::path::Path;
+
+use causeway_topology::{Lab, LoadOptions, Plan, Severity, graph, parse, plan, render, render_all};
+
+type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const CLOS: &str = include_str!("corpus/clos-ebgp.clab.yml");
+const QUICKSTART: &str = include_str!("../../labs/quickstart/quickstart.clab.yml");
+
+fn read(text: &str) -> Result<Lab> {
+    let loaded =
+        parse(text, Path::new("/labs/x.clab.yml"), &LoadOptions::default()).map_err(|e| render_all(&e))?;
+    let warnings: Vec<_> = loaded.warnings.into_iter().filter(|w| w.severity == Severity::Warning).collect();
+    assert!(warnings.is_empty(), "{}", render_all(&warnings));
+    Ok(loaded.lab)
+}
+
+fn both(text: &str) -> Result<(Lab, Plan)> {
+    let lab = read(text)?;
+    let plan = plan(&lab).map_err(|e| render_all(&e))?;
+    Ok((lab, plan))
+}
+
+fn wrong(text: &str) -> Result<String> {
+    Ok(match plan(&read(text)?) {
+        Err(errors) => render_all(&errors),
+        Ok(_) => "accepted".to_owned(),
+    })
+}
+
+/// One line a fact.
+fn summary(plan: &Plan) -> String {
+    let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let mut out = String::new();
+    for (name, node) in &plan.nodes {
+        let rr = if node.route_reflector { " rr" } else { "" };
+        out += &format!(
+            "{name}: {} as {} id {} lo {} vtep {} gateway {}{rr}\n",
+            node.role,
+            text(node.asn.map(|v| v.to_string())),
+            text(node.router_id.map(|v| v.to_string())),
+            text(node.loopback.map(|v| v.to_string())),
+            text(node.vtep.map(|v| v.to_string())),
+            text(node.gateway.map(|v| v.to_string())),
+        );
+        for i in &node.interfaces {
+            let peer = i.peer.as_ref().map(|(node, port)| format!("{node}:{port}"));
+            out += &format!(
+                "  {} {:?} {} mtu {} to {}\n",
+                i.name,
+                i.usage,
+                text(i.address.map(|a| a.to_string())),
+                i.mtu,
+                text(peer)
+            );
+        }
+        for n in &node.bgp {
+            let unicast = if n.unicast { " unicast" } else { "" };
+            out += &format!(
+                "  bgp {} {} from {} as {} {:?}{unicast}\n",
+                n.node, n.address, n.local_address, n.remote_as, n.peering
+            );
+        }
+        for access in &node.access {
+            out += &format!("  access vni {} ports {:?}\n", access.vni, access.ports);
+        }
+        for (destination, next_hop) in &node.statics {
+            out += &format!("  static {destination} via {next_hop}\n");
+        }
+        for network in &node.networks {
+            out += &format!("  announces {network}\n");
+        }
+    }
+    out
+}
+
+#[test]
+fn plan_of_a_fabric_with_an_as_per_leaf() -> Result {
+    insta::assert_snapshot!(summary(&both(CLOS)?.1));
+    Ok(())
+}
+
+#[test]
+fn plan_of_the_quickstart() -> Result {
+    insta::assert_snapshot!(summary(&both(QUICKSTART)?.1));
+    Ok(())
+}
+
+#[test]
+fn rendered_configuration() -> Result {
+    let (lab, plan) = both(CLOS)?;
+    for node in ["s2", "leaf1", "leaf2"] {
+        insta::assert_snapshot!(format!("frr-{node}"), render::frr(&lab, &plan, node).ok_or("no switch")?);
+    }
+    for node in ["leaf1", "leaf2", "host1", "server1", "controller", "etcd", "s1"] {
+        insta::assert_snapshot!(format!("setup-{node}"), render::setup(&lab, &plan, node).ok_or("no node")?);
+    }
+    assert_eq!(render::frr(&lab, &plan, "host1"), None);
+    assert_eq!(render::setup(&lab, &plan, "nobody"), None);
+    Ok(())
+}
+
+#[test]
+fn pictures() -> Result {
+    let lab = read(QUICKSTART)?;
+    insta::assert_snapshot!(graph::mermaid(&lab));
+    insta::assert_snapshot!(graph::dot(&lab));
+    Ok(())
+}
+
+#[test]
+fn guessed_roles_are_said() -> Result {
+    let loaded = parse(CLOS, Path::new("x"), &LoadOptions::default()).map_err(|e| render_all(&e))?;
+    let notes: Vec<_> = loaded.warnings.iter().map(|w| format!("{}: {}", w.line, w.message)).collect();
+    insta::assert_snapshot!(notes.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn contradictions_are_refused_with_their_place() -> Result {
+    let fabric = |nodes: &str, links: &str| {
+        format!("name: x\ntopology:\n  defaults: {{kind: linux}}\n  nodes:\n{nodes}  links:\n{links}")
+    };
+    let label = |name: &str, role: &str, more: &str| {
+        format!("    {name}: {{labels: {{causeway.role: {role}{more}}}}}\n")
+    };
+    let pair = [label("s", "spine", ""), label("l", "leaf", "")].concat();
+    let link = "    - endpoints: [s:eth1, l:eth1]\n";
+
+    let same_loopback = [
+        label("s", "spine", ", causeway.loopback: 10.0.0.1"),
+        label("l", "leaf", ", causeway.loopback: 10.0.0.1"),
+    ]
+    .concat();
+    insta::assert_snapshot!("address-twice", wrong(&fabric(&same_loopback, link))?);
+    let same_id = [
+        label("s", "spine", ", causeway.router-id: 1.1.1.1"),
+        label("l", "leaf", ", causeway.router-id: 1.1.1.1"),
+    ]
+    .concat();
+    insta::assert_snapshot!("router-id-twice", wrong(&fabric(&same_id, link))?);
+    let small = [
+        label("s", "spine", ", causeway.link-pool: 10.0.0.0/31"),
+        label("l", "leaf", ", causeway.loopback-pool: 10.1.0.0/32"),
+    ]
+    .concat();
+    insta::assert_snapshot!(
+        "small-pools",
+        wrong(&fabric(&small, &format!("{link}    - endpoints: [s:eth2, l:eth2]\n")))?
+    );
+    let two_pools = [
+        label("s", "spine", ", causeway.link-pool: 10.0.0.0/24"),
+        label("l", "leaf", ", causeway.link-pool: 10.1.0.0/24"),
+    ]
+    .concat();
+    insta::assert_snapshot!("two-pools", wrong(&fabric(&two_pools, link))?);
+    insta::assert_snapshot!(
+        "half-an-address",
+        wrong(&fabric(&pair, "    - {endpoints: [s:eth1, l:eth1], ipv4: [10.0.0.0/31]}\n"))?
+    );
+    insta::assert_snapshot!(
+        "two-prefixes",
+        wrong(&fabric(&pair, "    - {endpoints: [s:eth1, l:eth1], ipv4: [10.0.0.0/31, 10.0.1.1/31]}\n"))?
+    );
+    insta::assert_snapshot!(
+        "access-without-leaf",
+        wrong(&fabric(
+            &label("h", "host", ""),
+            "    - {endpoints: [h:eth1, host:h-eth1], labels: {causeway.vni: 5}}\n"
+        ))?
+    );
+    let alone =
+        [pair.clone(), label("h", "host", ""), label("c", "controller", ", causeway.router-id: 1.1.1.1")]
+            .concat();
+    insta::assert_snapshot!("unreachable", wrong(&fabric(&alone, link))?);
+    let no_rr = [label("s", "spine", ", causeway.rr: false"), label("l", "leaf", ""), label("m", "leaf", "")]
+        .concat();
+    insta::assert_snapshot!(
+        "nothing-reflects",
+        wrong(&fabric(&no_rr, &format!("{link}    - endpoints: [s:eth2, m:eth1]\n")))?
+    );
+    Ok(())
+}
