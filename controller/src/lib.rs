@@ -1,6 +1,7 @@
 //! The controller: the store of record for every address and MAC, and all that is derived from it.
 
 pub mod alloc;
+pub mod derive;
 pub mod keys;
 pub mod model;
 pub mod snapshot;

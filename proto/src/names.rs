@@ -84,6 +84,11 @@ impl Name {
         Name(DEFAULT_VRF.into())
     }
 
+    /// The lowest of all names in their order: where a search in an ordered map begins.
+    pub fn lowest() -> Self {
+        Name("0".into())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -91,6 +96,16 @@ impl Name {
 }
 
 impl PortName {
+    /// The lowest of all names in their order: where a network's ports begin in a map ordered by key.
+    pub fn lowest() -> Self {
+        PortName("0".into())
+    }
+
+    /// Higher than every name, and itself none: where a network's ports end in a map ordered by key.
+    pub fn beyond() -> Self {
+        PortName("~".into())
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,0 +1,334 @@
+//! Small worlds for tests: snapshots built record by record, as the store would.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteDistinguisher, RouteKey, RouteTarget};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, Revision, Vni};
+use proptest::prelude::*;
+use serde::Serialize;
+
+use super::evpn::Context;
+use super::imports::{ImportTable, Policy};
+use super::node::View;
+use crate::keys::RecordKey;
+use crate::model::{Binding, Network, Node, NodeMode, Port, Subnet};
+use crate::snapshot::Snapshot;
+
+pub(crate) const CONTEXT: Context = Context { asn: 65000, router_id: Ipv4Addr::new(10, 99, 0, 1) };
+
+pub(crate) fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+pub(crate) fn port_key(text: &str) -> PortKey {
+    text.parse().unwrap()
+}
+
+pub(crate) fn vni(n: u32) -> Vni {
+    Vni::try_from(n).unwrap()
+}
+
+/// A snapshot and the means to change it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct World {
+    pub(crate) snapshot: Snapshot,
+}
+
+impl World {
+    pub(crate) fn put(&mut self, key: &RecordKey, record: &impl Serialize) {
+        self.snapshot.revision = Revision(self.snapshot.revision.0 + 1);
+        let value = serde_json::to_vec(record).unwrap();
+        self.snapshot.apply(&key.path(), Some((&value, self.snapshot.revision))).unwrap();
+    }
+
+    pub(crate) fn delete(&mut self, key: &RecordKey) {
+        self.snapshot.revision = Revision(self.snapshot.revision.0 + 1);
+        self.snapshot.apply(&key.path(), None).unwrap();
+    }
+
+    pub(crate) fn network(&mut self, key: &str, n: u32) {
+        self.network_with(key, n, |_| {});
+    }
+
+    pub(crate) fn network_with(&mut self, key: &str, n: u32, change: impl FnOnce(&mut Network)) {
+        let key: NetworkKey = key.parse().unwrap();
+        let mut network = Network {
+            key: key.clone(),
+            vni: vni(n),
+            vlan: None,
+            mtu: 1450,
+            export_targets: Vec::new(),
+            import_targets: Vec::new(),
+            sticky_seconds: 0,
+            labels: BTreeMap::new(),
+            rd_number: (n & 0xffff) as u16,
+        };
+        change(&mut network);
+        self.put(&RecordKey::Network(key), &network);
+    }
+
+    pub(crate) fn subnet(&mut self, network: &str, prefix: &str, gateway: Option<&str>) {
+        let network: NetworkKey = network.parse().unwrap();
+        let subnet = Subnet {
+            network: network.clone(),
+            prefix: prefix.parse().unwrap(),
+            gateway: gateway.map(|text| text.parse().unwrap()),
+            ranges: Vec::new(),
+            exclusions: Vec::new(),
+            reservations: Vec::new(),
+        };
+        self.put(&RecordKey::Subnet(network, subnet.prefix), &subnet);
+    }
+
+    pub(crate) fn node(&mut self, node: &str, vtep: &str) {
+        let node = Node {
+            name: name(node),
+            mode: NodeMode::HostVtep,
+            vtep: vtep.parse().unwrap(),
+            underlay_mtu: 1500,
+            site: String::new(),
+            labels: BTreeMap::new(),
+        };
+        self.put(&RecordKey::Node(node.name.clone()), &node);
+    }
+
+    pub(crate) fn port(&mut self, key: &str, addresses: &[&str]) {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let mac = addresses.first().map_or(Mac::new([2, 0, 0, 0, 0, 1]), |first| Mac::from_ip(*first, 0));
+        self.port_with(key, addresses, mac);
+    }
+
+    pub(crate) fn port_with(&mut self, key: &str, addresses: Vec<IpAddr>, mac: Mac) {
+        let port = Port {
+            key: port_key(key),
+            addresses,
+            mac,
+            mac_collisions: 0,
+            labels: BTreeMap::new(),
+            created_ms: 0,
+            released_ms: None,
+        };
+        self.put(&RecordKey::Port(port.key.clone()), &port);
+    }
+
+    pub(crate) fn bind(&mut self, port: &str, node: &str) {
+        self.binding(port, node, true);
+    }
+
+    pub(crate) fn unbind(&mut self, port: &str) {
+        let node = self.snapshot.bindings.get(&port_key(port)).map(|b| b.value.node.clone());
+        if let Some(node) = node {
+            self.binding(port, node.as_str(), false);
+        }
+    }
+
+    fn binding(&mut self, port: &str, node: &str, active: bool) {
+        let port = port_key(port);
+        let before = self.snapshot.bindings.get(&port).map_or(0, |b| b.value.generation);
+        let binding = Binding {
+            port: port.clone(),
+            node: name(node),
+            netns: "/run/netns/w".into(),
+            interface: "eth0".into(),
+            generation: before + u64::from(active),
+            active,
+        };
+        self.put(&RecordKey::Binding(port), &binding);
+    }
+
+    /// Two networks, three nodes, a port of `web` on the first two.
+    pub(crate) fn sample() -> Self {
+        let mut world = World::default();
+        world.network("web", 110);
+        world.network("db", 120);
+        world.subnet("web", "10.8.0.0/20", Some("10.8.0.1"));
+        world.subnet("web", "fd00:8::/64", None);
+        for (n, node) in ["h1", "h2", "h3"].into_iter().enumerate() {
+            world.node(node, &format!("10.0.0.{}", n + 1));
+        }
+        world.port("web/a", &["10.8.0.5", "fd00:8::5"]);
+        world.port("web/b", &["10.8.0.6"]);
+        world.bind("web/a", "h1");
+        world.bind("web/b", "h2");
+        world
+    }
+
+    pub(crate) fn view(&self, table: &ImportTable) -> View {
+        View { snapshot: Arc::new(self.snapshot.clone()), imports: table.imports().clone() }
+    }
+
+    pub(crate) fn policy(&self) -> Policy {
+        Policy::new(&self.snapshot, &CONTEXT)
+    }
+}
+
+/// A type 2 route as a switch would send it.
+pub(crate) fn mac_ip(rd: u8, n: u32, mac: Mac, ip: Option<&str>, vtep: &str, sequence: u32) -> Route {
+    let rd = RouteDistinguisher::new(Ipv4Addr::new(10, 98, 0, rd), 2);
+    let ip = ip.map(|text| text.parse().unwrap());
+    let attributes = Attributes { sequence, ..foreign(n, vtep) };
+    Route { key: RouteKey::MacIp { rd, etag: 0, mac, ip }, attributes: Arc::new(attributes) }
+}
+
+/// A type 3 route as a switch would send it.
+pub(crate) fn imet(rd: u8, n: u32, vtep: &str) -> Route {
+    let rd = RouteDistinguisher::new(Ipv4Addr::new(10, 98, 0, rd), 2);
+    let tunnel: IpAddr = vtep.parse().unwrap();
+    let attributes = Attributes { pmsi: Some(Pmsi { vni: vni(n), tunnel }), ..foreign(n, vtep) };
+    Route { key: RouteKey::Imet { rd, etag: 0, originator: tunnel }, attributes: Arc::new(attributes) }
+}
+
+fn foreign(n: u32, vtep: &str) -> Attributes {
+    Attributes {
+        next_hop: vtep.parse().unwrap(),
+        vni: Some(vni(n)),
+        l3_vni: None,
+        route_targets: vec![RouteTarget::new(65000, n).unwrap()],
+        sequence: 0,
+        sticky: false,
+        router_mac: None,
+        default_gateway: false,
+        pmsi: None,
+        esi: Esi::default(),
+        gateway: None,
+    }
+}
+
+/// One thing that may happen to a world.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Bind(u8, u8),
+    Unbind(u8),
+    Forget(u8),
+    Readdress(u8, u8),
+    Vtep(u8, bool),
+    DropNode(u8),
+    Vni(u8, bool),
+    DropNetwork(u8),
+    Subnet(bool),
+    Announce { peer: u8, mac: u8, ip: Option<u8>, vtep: u8, sequence: u8, network: u8 },
+    Withdraw { peer: u8, mac: u8, ip: Option<u8> },
+    Flood { vtep: u8, network: u8, there: bool },
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let small = 0u8..6;
+    let step = prop_oneof![
+        6 => (0u8..8, 0u8..4).prop_map(|(p, n)| Step::Bind(p, n)),
+        3 => (0u8..8).prop_map(Step::Unbind),
+        1 => (0u8..8).prop_map(Step::Forget),
+        2 => (0u8..8, 0u8..8).prop_map(|(p, a)| Step::Readdress(p, a)),
+        1 => (0u8..4, any::<bool>()).prop_map(|(n, v)| Step::Vtep(n, v)),
+        1 => (0u8..4).prop_map(Step::DropNode),
+        1 => (0u8..2, any::<bool>()).prop_map(|(n, v)| Step::Vni(n, v)),
+        1 => (0u8..2).prop_map(Step::DropNetwork),
+        1 => any::<bool>().prop_map(Step::Subnet),
+        5 => (0u8..2, small.clone(), proptest::option::of(small.clone()), 0u8..6, 0u8..3, 0u8..2).prop_map(
+            |(peer, mac, ip, vtep, sequence, network)| Step::Announce { peer, mac, ip, vtep, sequence, network }
+        ),
+        3 => (0u8..2, small.clone(), proptest::option::of(small)).prop_map(
+            |(peer, mac, ip)| Step::Withdraw { peer, mac, ip }
+        ),
+        2 => (0u8..6, 0u8..2, any::<bool>()).prop_map(
+            |(vtep, network, there)| Step::Flood { vtep, network, there }
+        ),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+pub(crate) const NETWORKS: [&str; 2] = ["web", "db"];
+
+/// Ports 0 to 3 are in `web`, the others in `db`.
+fn nth_port(p: u8) -> String {
+    format!("{}/p{p}", NETWORKS[usize::from(p / 4)])
+}
+
+pub(crate) fn vtep(n: u8, other: bool) -> String {
+    format!("10.0.{}.{}", u8::from(other), if n == 0 { 200 } else { n })
+}
+
+/// MACs and addresses that ports and the fabric fight for.
+fn nth_address(network: u8, n: u8) -> String {
+    format!("10.{}.0.{}", 8 + network, 10 + n)
+}
+
+impl World {
+    pub(crate) fn take(&mut self, table: &mut ImportTable, step: &Step) {
+        match step {
+            Step::Bind(p, n) => {
+                let (port, node) = (nth_port(*p), format!("h{n}"));
+                if self.snapshot.ports.get(&port_key(&port)).is_none() {
+                    self.readdress(*p, *p % 4);
+                }
+                if self.snapshot.nodes.get(&name(&node)).is_none() {
+                    self.node(&node, &vtep(*n, false));
+                }
+                self.bind(&port, &node);
+            }
+            Step::Unbind(p) => self.unbind(&nth_port(*p)),
+            Step::Forget(p) => {
+                let key = port_key(&nth_port(*p));
+                self.delete(&RecordKey::Binding(key.clone()));
+                self.delete(&RecordKey::Port(key));
+            }
+            Step::Readdress(p, a) => self.readdress(*p, *a),
+            Step::Vtep(n, other) => self.node(&format!("h{n}"), &vtep(*n, *other)),
+            Step::DropNode(n) => self.delete(&RecordKey::Node(name(&format!("h{n}")))),
+            Step::Vni(n, other) => {
+                let number = 110 + 10 * u32::from(*n) + u32::from(*other);
+                self.network(NETWORKS[usize::from(*n)], number);
+            }
+            Step::DropNetwork(n) => {
+                self.delete(&RecordKey::Network(NETWORKS[usize::from(*n)].parse().unwrap()));
+            }
+            Step::Subnet(wide) => {
+                self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/16".parse().unwrap()));
+                self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/24".parse().unwrap()));
+                self.subnet("web", if *wide { "10.8.0.0/16" } else { "10.8.0.0/24" }, Some("10.8.0.1"));
+            }
+            _ => self.hear(table, step),
+        }
+        table.set_policy(self.policy());
+    }
+
+    fn readdress(&mut self, p: u8, a: u8) {
+        let address: IpAddr = nth_address(p / 4, a).parse().unwrap();
+        let (port, mac) = (nth_port(p), Mac::from_ip(address, 0));
+        let key = port_key(&port);
+        let mac_owner = self.snapshot.by_mac.get(&(key.network.clone(), mac));
+        if mac_owner.is_none_or(|owner| owner.value.key == key) {
+            self.port_with(&port, vec![address], mac);
+        }
+    }
+
+    fn hear(&mut self, table: &mut ImportTable, step: &Step) {
+        let peer = |n: u8| IpAddr::from([10, 99, 0, 100 + n]);
+        let mac = |n: u8| Mac::from_ipv4(Ipv4Addr::new(10, 8, 0, 10 + n));
+        let ip = |n: &u8| nth_address(0, *n);
+        // VTEPs 0 to 3 are nodes' own (or were), the others the fabric's.
+        match step {
+            Step::Announce { peer: p, mac: m, ip: i, vtep: v, sequence, network } => {
+                let number = 110 + 10 * u32::from(*network);
+                let ip = i.as_ref().map(ip);
+                let route = mac_ip(7, number, mac(*m), ip.as_deref(), &vtep(*v, false), u32::from(*sequence));
+                table.apply(peer(*p), vec![causeway_bgp::RouteChange::Announce(route)]);
+            }
+            Step::Withdraw { peer: p, mac: m, ip: i } => {
+                let ip = i.as_ref().map(ip);
+                let route = mac_ip(7, 110, mac(*m), ip.as_deref(), "10.0.0.9", 0);
+                table.apply(peer(*p), vec![causeway_bgp::RouteChange::Withdraw(route.key)]);
+            }
+            Step::Flood { vtep: v, network, there } => {
+                let route = imet(*v, 110 + 10 * u32::from(*network), &vtep(*v, false));
+                let change = match there {
+                    true => causeway_bgp::RouteChange::Announce(route),
+                    false => causeway_bgp::RouteChange::Withdraw(route.key),
+                };
+                table.apply(peer(0), vec![change]);
+            }
+            _ => {}
+        }
+    }
+}
