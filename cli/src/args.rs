@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{apply, fabric, ports, records};
+use crate::{apply, fabric, lab, ports, records};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -92,6 +92,7 @@ Examples:
   causeway bgp routes --type 2 --vni 10110"
     )]
     Bgp(fabric::BgpCommand),
+    Lab(lab::LabArgs),
     /// Versions of this program and of the controllers
     #[command(after_help = "Examples:\n  causeway version\n  causeway version -o json")]
     Version,
@@ -105,6 +106,20 @@ Examples:
         /// The shell
         shell: Shell,
     },
+}
+
+/// The whole command line as one tree, for completion and documentation: the lab's own commands in their place, and the
+/// flags for controllers on every other command.
+pub(crate) fn full_command() -> clap::Command {
+    fn add(command: clap::Command, globals: &[clap::Arg]) -> clap::Command {
+        command.mut_subcommands(|c| if c.get_name() == "lab" { c } else { add(c.args(globals), globals) })
+    }
+    let globals = Globals::augment_args(clap::Command::new("globals"));
+    let globals: Vec<clap::Arg> = globals.get_arguments().map(|a| a.clone().global(false)).collect();
+    let lab = lab::LabCli::command().name("lab").bin_name("causeway lab");
+    let about = Cli::command().find_subcommand("lab").and_then(|c| c.get_about().cloned());
+    let root = Cli::command().mut_args(|a| a.global(false));
+    add(root.mut_subcommand("lab", |_| lab.about(about.unwrap_or_default())), &globals)
 }
 
 /// "500ms", "10s", "2m", "1h" or seconds.
@@ -126,11 +141,11 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+        full_command().debug_assert();
     }
 
     #[test]
@@ -151,6 +166,6 @@ mod tests {
             assert!(command.is_hide_set() || help.contains("Examples:"), "{}", command.get_name());
             command.get_subcommands().filter(|c| !matches!(c.get_name(), "help" | "lab")).for_each(check);
         }
-        check(&Cli::command());
+        check(&full_command());
     }
 }

@@ -5,10 +5,13 @@ mod args;
 mod client;
 mod fabric;
 mod failure;
+mod lab;
 mod manifest;
 mod output;
 mod ports;
 mod records;
+#[cfg(test)]
+mod reference;
 mod suggest;
 mod tables;
 mod version;
@@ -17,7 +20,7 @@ mod view;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use args::{Cli, Command, Globals};
 use client::Client;
@@ -39,6 +42,9 @@ fn main() -> ExitCode {
         }
     };
     let out = Output::new(cli.globals.output, cli.globals.no_color);
+    if let Command::Lab(args) = cli.command {
+        return lab::run(args, out);
+    }
     let exit = match run(cli, out) {
         Ok(exit) => exit,
         Err(failure) => {
@@ -64,7 +70,7 @@ fn run(cli: Cli, out: Output) -> Outcome {
     match cli.command {
         Command::Completion { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "causeway", &mut script);
+            clap_complete::generate(shell, &mut args::full_command(), "causeway", &mut script);
             out.text(&String::from_utf8_lossy(&script))?;
             Ok(Exit::Ok)
         }
@@ -90,6 +96,6 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Node(command) => fabric::node(command, &client, out).await,
         Command::Bgp(command) => fabric::bgp(command, &client, out).await,
         Command::Version => version::run(&client, out).await,
-        Command::Completion { .. } => Ok(Exit::Ok),
+        Command::Lab(_) | Command::Completion { .. } => Ok(Exit::Ok),
     }
 }

@@ -142,9 +142,20 @@ pub(crate) async fn get(args: GetArgs, client: &Client, out: Output) -> Outcome 
     }
 }
 
+/// The name in the form of the contract. A subnet's has a slash of its own, so `10.8.0.0/20` alone would be taken for the
+/// VRF `10.8.0.0`.
+fn full_name(kind: v1::Kind, name: &str) -> String {
+    match kind {
+        v1::Kind::Network if !name.contains('/') => format!("default/{name}"),
+        v1::Kind::Subnet if name.parse::<causeway_proto::Prefix>().is_ok() => format!("default/{name}"),
+        _ => name.to_owned(),
+    }
+}
+
 /// One record.
 async fn one(client: &Client, kind: v1::Kind, name: &str) -> Result<v1::Resource, Failure> {
-    let request = v1::GetResourceRequest { kind: kind.into(), name: name.to_owned() };
+    let name = full_name(kind, name);
+    let request = v1::GetResourceRequest { kind: kind.into(), name: name.clone() };
     let act = format!("get {} {name}", word(kind));
     let answer =
         client.call(&act, async |channel| config(channel).get_resource(request.clone()).await).await?;
@@ -268,11 +279,30 @@ pub(crate) fn section(
 
 pub(crate) async fn delete(args: DeleteArgs, client: &Client, out: Output) -> Outcome {
     let kind = args.kind.record();
-    for name in &args.names {
+    for name in args.names.iter().map(|name| full_name(kind, name)) {
         let request = v1::DeleteResourceRequest { kind: kind.into(), name: name.clone() };
         let act = format!("delete {} {name}", word(kind));
         client.call(&act, async |channel| config(channel).delete_resource(request.clone()).await).await?;
         out.note(&format!("{} {name} is deleted", word(kind)));
     }
     Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_names_are_in_the_default_vrf() {
+        for (kind, name, want) in [
+            (v1::Kind::Subnet, "10.8.0.0/20", "default/10.8.0.0/20"),
+            (v1::Kind::Subnet, "fd00::/64", "default/fd00::/64"),
+            (v1::Kind::Subnet, "red/10.8.0.0/20", "red/10.8.0.0/20"),
+            (v1::Kind::Network, "web", "default/web"),
+            (v1::Kind::Network, "red/web", "red/web"),
+            (v1::Kind::Node, "host1", "host1"),
+        ] {
+            assert_eq!(full_name(kind, name), want);
+        }
+    }
 }

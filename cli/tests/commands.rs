@@ -174,6 +174,8 @@ fn what_get_prints_can_be_applied() {
         expect(&running, 0, &["apply", "-f", "-", "--plan"], &printed);
         let (printed, _) = expect(&running, 0, &["get", "net", "web", "-o", form], "");
         expect(&running, 0, &["apply", "-f", "-", "--plan"], &printed);
+        let (printed, _) = expect(&running, 0, &["get", "subnet", "10.8.0.0/20", "-o", form], "");
+        expect(&running, 0, &["apply", "-f", "-", "--plan"], &printed);
     }
     let (out, _) = expect(&running, 0, &["describe", "network", "web"], "");
     assert!(

@@ -314,7 +314,7 @@ impl v1::config_service_server::ConfigService for Fake {
     ) -> Result<Response<v1::DeleteResourceResponse>, Status> {
         let v1::DeleteResourceRequest { kind, name } = request.into_inner();
         let mut state = self.state.lock().unwrap();
-        if name == "used" {
+        if name == "default/used" {
             return Err(Status::failed_precondition("network default/used has 2 subnets"));
         }
         state.records.remove(&(kind, name));
