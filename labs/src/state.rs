@@ -115,8 +115,7 @@ impl NodeState {
         if !self.is_alive() {
             return None;
         }
-        let text = fs::read_to_string(&self.status).ok()?;
-        Some(serde_json::from_str(&text).unwrap_or(EntryStatus::Idle))
+        Some(entry_status(&self.status).unwrap_or(EntryStatus::Idle))
     }
 
     /// The node's network namespace, for `ip netns exec` and the like.
@@ -195,6 +194,11 @@ impl LabState {
     pub fn log_path(&self, node: &str) -> PathBuf {
         log_path(&self.lab_dir, node)
     }
+}
+
+/// What PID 1 wrote about the entry point; `None`: nothing yet.
+pub(crate) fn entry_status(path: &Path) -> Option<EntryStatus> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
 /// See [`LabState::log_path`].

@@ -26,8 +26,9 @@ use crate::node::{InitProgram, NodeProcess};
 use crate::prepare::{Context, Prepared, PreparedNode, prepare};
 use crate::report;
 use crate::running::RunningLab;
+use crate::spec::EntryStatus;
 use crate::state::{
-    LabLock, LabPhase, LabState, NodeState, ProcessId, lab_run_dir, log_path, remove_run_dir,
+    LabLock, LabPhase, LabState, NodeState, ProcessId, entry_status, lab_run_dir, log_path, remove_run_dir,
 };
 
 /// How long a node may take until commands of the file can run in it.
@@ -308,6 +309,7 @@ impl Making {
         self.state.write()?;
         report.step(format!("{} made", count(lab.links.len(), "link")));
         let failed = self.start_entries(prepared, cancel, report)?;
+        self.note_ended_entries(report);
         cancel.check()?;
         self.state.phase = LabPhase::Up;
         self.state.write()?;
@@ -367,6 +369,17 @@ impl Making {
             ip_batch(&Side::Netns(node.long_name.clone()), &["link set dev lo up".to_owned()], "set lo up")?;
         }
         Ok(())
+    }
+
+    fn note_ended_entries(&self, report: &Reporter) {
+        for node in &self.state.nodes {
+            if let Some(EntryStatus::Exited(code)) = node.entry_status() {
+                let (lab, node) = (&self.state.name, &node.name);
+                report.warn(format!(
+                    "node {node}: the entry point exited with {code}: see causeway lab logs --name {lab} {node}"
+                ));
+            }
+        }
     }
 
     /// Entry points and commands of all nodes, in parallel; gives back how many commands failed.
@@ -447,23 +460,23 @@ impl Starter<'_> {
         Ok(failed)
     }
 
+    /// Waits until the image's own test passes.
     fn wait_until_ready(&mut self) -> Result<(), LabError> {
-        if self.node.ready.is_empty() || self.node.exec.is_empty() {
-            return Ok(());
-        }
         let start = Instant::now();
-        while self.run_in_node(&self.node.ready)?.return_code != 0 {
-            if start.elapsed() > READY {
-                self.report.warn(format!(
-                    "node {}: not ready after {} s: going on",
-                    self.node.name,
-                    READY.as_secs()
-                ));
+        let name = &self.node.name;
+        loop {
+            // What has ended will not get ready; that it ended is told when all nodes are done.
+            let has_ended = matches!(entry_status(&self.node.spec.status), Some(EntryStatus::Exited(_)));
+            if has_ended || self.node.ready.is_empty() || self.run_in_node(&self.node.ready)?.return_code == 0
+            {
                 return Ok(());
             }
-            self.cancel.pause(Duration::from_millis(50))?;
+            if start.elapsed() > READY {
+                self.report.warn(format!("node {name}: not ready after {} s: going on", READY.as_secs()));
+                return Ok(());
+            }
+            self.cancel.pause(Duration::from_millis(30))?;
         }
-        Ok(())
     }
 
     /// Runs one command of the file; 1 if it failed, which does not stop the lab.
