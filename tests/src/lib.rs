@@ -8,9 +8,11 @@
 //!
 //! A missing peer (no FRR 10, no etcd 3.7) is an error that says what to run, never a skipped test.
 
+pub mod controller;
 pub mod etcd;
 pub mod frr;
 pub mod gobgp;
+pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod slot;
@@ -18,9 +20,11 @@ mod wait;
 
 use std::io::Write;
 
+pub use controller::Controller;
 pub use etcd::Etcd;
 pub use frr::Frr;
 pub use gobgp::GoBgp;
+pub use lab::Lab;
 pub use netns::Netns;
 pub use wait::wait_for;
 

@@ -119,6 +119,16 @@ pub async fn run_within(command: &[&str], limit: Duration) -> Result<String> {
     Ok(stdout)
 }
 
+/// One of our own programs, as built beside the running test or benchmark.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let exe = std::env::current_exe()?;
+    // target/debug/deps/TEST or target/debug/BENCH
+    let found = exe.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| {
+        format!("{name} is not built beside {}: cargo build --workspace --bins", exe.display())
+    })
+}
+
 /// Where newer peers are kept that this Debian does not have.
 pub(crate) fn cache() -> PathBuf {
     std::env::var_os("CAUSEWAY_CACHE").map_or_else(|| PathBuf::from("/var/cache/causeway"), PathBuf::from)

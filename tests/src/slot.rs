@@ -19,6 +19,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::process::program;
+
 /// Where slots and their records are.
 const ROOT: &str = "/run/causeway-tests";
 /// Slots there may be; a machine runs a handful of test processes at a time.
@@ -102,7 +104,7 @@ impl Slot {
         Ok(Directory { path, _record: record })
     }
 
-    /// Notes something for the sweep: `kind` is `pid`, `netns` or `dir`.
+    /// Notes something for the sweep: `kind` is `lab` (its name and file), `pid`, `netns` or `dir`.
     pub(crate) fn record(&self, kind: &str, value: &str) -> Result<Record> {
         let path = self.record.join(format!("{}.{kind}", self.unique()));
         fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
@@ -153,7 +155,7 @@ fn sweep(record: &Path) -> Result<()> {
     for entry in fs::read_dir(record)? {
         let path = entry?.path();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_string();
-        let order = ["pid", "netns", "dir"].iter().position(|k| *k == kind);
+        let order = ["lab", "pid", "netns", "dir"].iter().position(|k| *k == kind);
         if let Some(order) = order {
             entries.push((order, kind, path));
         }
@@ -163,6 +165,7 @@ fn sweep(record: &Path) -> Result<()> {
         let value = fs::read_to_string(&path)?;
         println!("removing what a killed test run left: {kind} {value}");
         match kind.as_str() {
+            "lab" => take_down(&value),
             "pid" => kill_recorded(&value),
             "netns" => remove_netns(&value),
             _ => match fs::remove_dir_all(&value) {
@@ -173,6 +176,15 @@ fn sweep(record: &Path) -> Result<()> {
         fs::remove_file(&path)?;
     }
     Ok(())
+}
+
+/// Takes a lab down by its recorded "NAME FILE".
+fn take_down(value: &str) {
+    let (Some((name, file)), Ok(causeway)) = (value.split_once(' '), program("causeway")) else { return };
+    let down = Command::new(causeway).args(["lab", "down", "--cleanup", "--name", name, "-t", file]).status();
+    if !down.as_ref().is_ok_and(|status| status.success()) {
+        println!("lab {name} could not be taken down: {down:?}");
+    }
 }
 
 fn kill_recorded(value: &str) {

@@ -20,7 +20,12 @@ fn operations(run: &str, n: u64) -> (Vec<Compare>, Vec<TxnOp>) {
     let keys = [
         format!("/raw/{run}/intent/port/default/bench/port-{n}"),
         format!("/raw/{run}/index/address/default/10.{}.{}.{}", n >> 16 & 255, n >> 8 & 255, n & 255),
-        format!("/raw/{run}/index/mac/default/bench/02:ca:0a:{:02x}:{:02x}:{:02x}", n >> 16 & 255, n >> 8 & 255, n & 255),
+        format!(
+            "/raw/{run}/index/mac/default/bench/02:ca:0a:{:02x}:{:02x}:{:02x}",
+            n >> 16 & 255,
+            n >> 8 & 255,
+            n & 255
+        ),
     ];
     let owner = format!("default/bench/port-{n}");
     let record = format!(
@@ -35,7 +40,13 @@ fn operations(run: &str, n: u64) -> (Vec<Compare>, Vec<TxnOp>) {
     (compares, writes)
 }
 
-async fn raw_client(mut kv: KvClient, run: String, next: Arc<AtomicU64>, total: u64, bulk: u64) -> Result<()> {
+async fn raw_client(
+    mut kv: KvClient,
+    run: String,
+    next: Arc<AtomicU64>,
+    total: u64,
+    bulk: u64,
+) -> Result<()> {
     loop {
         let first = next.fetch_add(bulk, Ordering::Relaxed);
         if first >= total {
@@ -47,7 +58,10 @@ async fn raw_client(mut kv: KvClient, run: String, next: Arc<AtomicU64>, total: 
             compares.extend(c);
             writes.extend(w);
         }
-        ensure!(kv.txn(Txn::new().when(compares).and_then(writes)).await?.succeeded(), "a raw transaction failed");
+        ensure!(
+            kv.txn(Txn::new().when(compares).and_then(writes)).await?.succeeded(),
+            "a raw transaction failed"
+        );
     }
 }
 

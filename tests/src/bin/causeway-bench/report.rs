@@ -81,7 +81,8 @@ impl Report {
     /// Writes the figures and says which aims were missed.
     pub(crate) fn finish(&self, file: &Path) -> Result<()> {
         if let Some(directory) = file.parent() {
-            std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("cannot create {}", directory.display()))?;
         }
         let text = serde_json::to_string_pretty(&self.figures)?;
         std::fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
@@ -89,7 +90,13 @@ impl Report {
             self.figures.iter().filter(|f| f.holds.is_some()).collect(),
             self.figures.iter().filter(|f| f.holds == Some(false)).collect(),
         );
-        println!("\n{} figures in {}; {} of {} aims met", self.figures.len(), file.display(), with_aim.len() - missed.len(), with_aim.len());
+        println!(
+            "\n{} figures in {}; {} of {} aims met",
+            self.figures.len(),
+            file.display(),
+            with_aim.len() - missed.len(),
+            with_aim.len()
+        );
         for figure in missed {
             println!("MISSED {}", line(figure));
         }

@@ -1,0 +1,177 @@
+//! A controller is restarted, killed and replaced while traffic flows: nobody may notice. Counted in the kernel of every
+//! leaf (netlink events of the FDB) and by pings every 20 ms.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use causeway_tests::lab::{Lab, Switches};
+use causeway_tests::process::Daemon;
+use causeway_tests::wait_for;
+
+const SOON: Duration = Duration::from_secs(30);
+const LEAVES: [&str; 2] = ["leaf1", "leaf2"];
+/// The bare-metal server behind leaf2's own VTEP: traffic to it crosses the leaf's FDB.
+const SERVER: &str = "10.100.0.250";
+
+/// A lab with one workload a host, everybody known everywhere.
+async fn bring_up(lab: &str, switches: Switches, controller: &str) -> Result<Lab> {
+    let lab = Lab::up(lab, switches).await?;
+    lab.apply(controller).await?;
+    for (node, workload) in [("host1", "web-1"), ("host2", "db-1")] {
+        lab.exec(node, &["ip", "netns", "add", workload]).await?;
+        let (port, netns) = (format!("web/{workload}"), format!("/run/netns/{workload}"));
+        let create =
+            ["port", "create", &port, "--bind-node", node, "--netns", &netns, "--wait", "advertised"];
+        lab.exec(controller, &[&["causeway"], &create[..]].concat()).await?;
+        wait_for(&format!("{workload} reaches the server"), SOON, async || {
+            lab.exec(node, &["ip", "netns", "exec", workload, "ping", "-c", "1", "-W", "1", SERVER]).await
+        })
+        .await?;
+    }
+    Ok(lab)
+}
+
+/// What is counted while something is done to a controller.
+struct Watch {
+    fdb: Vec<(&'static str, Daemon)>,
+    pings: Vec<(&'static str, Daemon)>,
+}
+
+impl Watch {
+    async fn start(lab: &Lab) -> Result<Watch> {
+        let mut fdb = Vec::new();
+        for leaf in LEAVES {
+            fdb.push((leaf, lab.spawn(leaf, &["stdbuf", "-oL", "bridge", "monitor", "fdb"])?));
+        }
+        let mut pings = Vec::new();
+        for (node, workload) in [("host1", "web-1"), ("host2", "db-1")] {
+            let ping = ["ip", "netns", "exec", workload, "ping", "-n", "-i", "0.02", SERVER];
+            pings.push((workload, lab.spawn(node, &ping)?));
+        }
+        for (workload, ping) in &pings {
+            let what = format!("pings of {workload} are answered");
+            wait_for(&what, SOON, async || ping.log().contains("bytes from").then_some(()).context("none"))
+                .await?;
+        }
+        Ok(Watch { fdb, pings })
+    }
+
+    /// Ends it: no FDB entry was deleted on any leaf and no ping lost.
+    async fn nothing_happened(self) -> Result<()> {
+        for (workload, ping) in &self.pings {
+            let replies = received(&ping.log())?;
+            let gaps = replies.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
+            println!("{workload}: {} replies, {gaps} gaps", replies.len());
+            ensure!(replies.len() > 20, "{workload} had only {} replies", replies.len());
+            ensure!(gaps == 0, "{workload} lost packets: {:?}", gap_list(&replies));
+        }
+        for (leaf, monitor) in &self.fdb {
+            let log = monitor.log();
+            let deleted: Vec<_> = log.lines().filter(|l| l.starts_with("Deleted")).collect();
+            println!("{leaf}: {} FDB deletions", deleted.len());
+            ensure!(deleted.is_empty(), "{leaf} deleted FDB entries: {deleted:#?}");
+        }
+        Ok(())
+    }
+}
+
+/// Sequence numbers of the replies a ping has printed.
+fn received(log: &str) -> Result<Vec<u64>> {
+    log.lines()
+        .filter(|l| l.contains("bytes from"))
+        .map(|l| {
+            let rest = l.split("icmp_seq=").nth(1).with_context(|| format!("odd reply: {l}"))?;
+            let digits = rest.split_whitespace().next().unwrap_or_default();
+            digits.parse().with_context(|| format!("odd reply: {l}"))
+        })
+        .collect()
+}
+
+fn gap_list(replies: &[u64]) -> Vec<(u64, u64)> {
+    replies.windows(2).filter(|p| p[1] != p[0] + 1).map(|p| (p[0], p[1])).collect()
+}
+
+async fn stop(lab: &Lab, controller: &str, signal: &str) -> Result<()> {
+    lab.exec(controller, &["pkill", signal, "-f", "causeway-controller --config"]).await?;
+    wait_for(&format!("the controller on {controller} is gone"), SOON, async || {
+        let left = lab.shell(controller, "pgrep -f 'causeway-controller --config' || true").await?;
+        ensure!(left.trim().is_empty(), "still there: {left}");
+        Ok(())
+    })
+    .await
+}
+
+/// Starts the controller again, from another copy of the program where `upgrade` is asked for, and waits until the
+/// fabric has its routes from it and nothing is left from before.
+async fn start(lab: &Lab, controller: &str, upgrade: bool) -> Result<()> {
+    let program = if upgrade { "/usr/local/bin/next/causeway-controller" } else { "causeway-controller" };
+    let copy = "mkdir -p /usr/local/bin/next && cp $(command -v causeway-controller) /usr/local/bin/next/";
+    let run = format!("setsid -f {program} --config /etc/causeway/controller.yaml >> /tmp/again.log 2>&1");
+    lab.shell(controller, &format!("{copy} && {run}")).await?;
+    wait_for(&format!("the controller on {controller} is back in the fabric"), SOON, async || {
+        let peers = lab.json(controller, &["causeway", "bgp", "peers", "-o", "json"]).await?;
+        let peer = &peers["peers"][0];
+        ensure!(peer["state"] == "Established" && peer["queue"] == 0, "{peer}");
+        ensure!(peer["routes_sent"].as_u64() > Some(0), "{peer}");
+        Ok(())
+    })
+    .await?;
+    wait_for("no route on the spine is stale", SOON, async || {
+        let routes = lab.exec("spine1", &["vtysh", "-c", "show bgp l2vpn evpn"]).await?;
+        let stale =
+            routes.lines().filter(|l| l.trim_start().starts_with("S ") || l.starts_with("S*")).count();
+        ensure!(stale == 0, "{stale} stale routes");
+        Ok(())
+    })
+    .await
+}
+
+/// FRR 10.6 and newer keep EVPN routes over a graceful restart: a lone controller may go and come back.
+#[tokio::test]
+async fn a_lone_controller_restarts_without_a_trace_on_frr_10() -> Result<()> {
+    let lab = bring_up("quickstart", Switches::Frr10, "ctl").await?;
+    for (what, signal, upgrade) in
+        [("restart", "-TERM", false), ("kill -9", "-KILL", false), ("upgrade", "-TERM", true)]
+    {
+        println!("== {what}");
+        let watch = Watch::start(&lab).await?;
+        stop(&lab, "ctl", signal).await?;
+        start(&lab, "ctl", upgrade).await?;
+        watch.nothing_happened().await?;
+    }
+    Ok(())
+}
+
+/// FRR 8.4 forgets the routes of a peer that is gone, so there are two of them, with the same routes under their own
+/// route distinguishers.
+async fn either_of_two_controllers_may_die(switches: Switches) -> Result<()> {
+    let lab = bring_up("two-controllers", switches, "ctl1").await?;
+    for (killed, other) in [("ctl1", "ctl2"), ("ctl2", "ctl1")] {
+        println!("== kill -9 of {killed}");
+        let watch = Watch::start(&lab).await?;
+        stop(&lab, killed, "-KILL").await?;
+        wait_for("the spine has noticed", SOON, async || {
+            let summary = lab.json("spine1", &["vtysh", "-c", "show bgp l2vpn evpn summary json"]).await?;
+            let peers = summary["peers"].as_object().context("no peers")?;
+            let down = peers.values().filter(|p| p["state"] != "Established").count();
+            ensure!(down == 1, "{down} sessions are down");
+            Ok(())
+        })
+        .await?;
+        // The one that is left serves the API.
+        lab.exec(other, &["causeway", "port", "create", &format!("web/after-{killed}")]).await?;
+        start(&lab, killed, false).await?;
+        watch.nothing_happened().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn either_of_two_controllers_may_die_on_frr_8() -> Result<()> {
+    either_of_two_controllers_may_die(Switches::Frr8).await
+}
+
+#[tokio::test]
+async fn either_of_two_controllers_may_die_on_frr_10() -> Result<()> {
+    either_of_two_controllers_may_die(Switches::Frr10).await
+}
