@@ -99,7 +99,9 @@ async fn send(
         Ok(answer) => Ok(answer),
         Err(CallError::Refused(status)) => {
             let mut failure = Failure::refused(act, &status);
-            if let Some(v1::error_detail::Kind::Fields(fields)) = detail(&status).and_then(|d| d.kind) {
+            if let Some(v1::error_detail::Kind::Fields(fields)) = detail(&status).and_then(|d| d.kind)
+                && !fields.violations.is_empty()
+            {
                 let line = |v: &v1::FieldViolation| {
                     let reason = printable(&v.reason);
                     manifest
@@ -107,7 +109,13 @@ async fn send(
                         .unwrap_or_else(|| format!("  {}: {reason}", printable(&v.field)))
                 };
                 let lines: Vec<String> = fields.violations.iter().map(line).collect();
-                failure.text = format!("cannot {act}: {}\n{}", printable(status.message()), lines.join("\n"));
+                let count = if lines.len() == 1 {
+                    "1 field is".to_owned()
+                } else {
+                    format!("{} fields are", lines.len())
+                };
+                failure.text =
+                    format!("cannot {act}: {count} wrong, nothing was written\n{}", lines.join("\n"));
             }
             Err(failure)
         }

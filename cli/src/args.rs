@@ -14,8 +14,14 @@ pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0 ok   1 failed   2 nothing to do   3 look at this (a plan with changes)   4 conflict   5 no address left
-  6 too late   64 wrong command line";
+  0   ok
+  1   failed
+  2   nothing to do
+  3   something to look at: a plan with changes
+  4   conflict: somebody else has it, or it is in use
+  5   no address left
+  6   too late
+  64  wrong command line";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -22,13 +22,34 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct TlsArgs {
     /// File with the CA certificates (PEM) that the controllers' certificates are checked against
-    #[arg(long, global = true, value_name = "FILE", env = "CAUSEWAY_TLS_CA", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CAUSEWAY_TLS_CA",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(crate) tls_ca: Option<PathBuf>,
     /// File with the client certificate (PEM)
-    #[arg(long, global = true, value_name = "FILE", env = "CAUSEWAY_TLS_CERT", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CAUSEWAY_TLS_CERT",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(crate) tls_cert: Option<PathBuf>,
     /// File with the client's key (PEM)
-    #[arg(long, global = true, value_name = "FILE", env = "CAUSEWAY_TLS_KEY", help_heading = "Connection")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "CAUSEWAY_TLS_KEY",
+        hide_env_values = true,
+        help_heading = "Connection"
+    )]
     pub(crate) tls_key: Option<PathBuf>,
 }
 

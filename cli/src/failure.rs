@@ -76,11 +76,16 @@ impl Failure {
     fn from_parts(act: &str, code: Code, message: &str, detail: Option<&v1::ErrorDetail>) -> Self {
         let mut failure = Failure::new(exit_of(code), format!("cannot {act}: {}", printable(message)));
         match detail.and_then(|d| d.kind.as_ref()) {
-            Some(v1::error_detail::Kind::Fields(fields)) => {
-                for violation in &fields.violations {
-                    let line = format!("\n  {}: {}", violation.field, violation.reason);
-                    failure.text.push_str(&printable(&line));
-                }
+            // The message repeats what the violations say.
+            Some(v1::error_detail::Kind::Fields(fields)) if !fields.violations.is_empty() => {
+                let lines: Vec<String> =
+                    fields.violations.iter().map(|v| format!("{}: {}", v.field, v.reason)).collect();
+                let text = if lines.len() == 1 {
+                    format!(" {}", lines[0])
+                } else {
+                    format!("\n  {}", lines.join("\n  "))
+                };
+                failure.text = format!("cannot {act}:{}", printable(&text));
             }
             Some(v1::error_detail::Kind::Conflict(conflict)) => {
                 failure.exit = Exit::Conflict;
@@ -106,7 +111,7 @@ impl Failure {
                     stale.asked, stale.oldest
                 ));
             }
-            None => {}
+            Some(v1::error_detail::Kind::Fields(_)) | None => {}
         }
         failure.hint = match detail {
             Some(detail) if !detail.hint.is_empty() => printable(&detail.hint),
@@ -216,14 +221,19 @@ mod tests {
 
     #[test]
     fn field_violations_are_listed() {
-        let violation = v1::FieldViolation { field: "key.name".into(), reason: "is empty".into() };
-        let kind = Kind::Fields(v1::FieldViolations { violations: vec![violation] });
-        let failure =
-            Failure::refused("create port", &status(Code::InvalidArgument, "bad request", kind, ""));
+        let refused = |fields: &[&str]| {
+            let violation = |f: &&str| v1::FieldViolation { field: (*f).into(), reason: "is empty".into() };
+            let violations = fields.iter().map(violation).collect();
+            let kind = Kind::Fields(v1::FieldViolations { violations });
+            Failure::refused("create port", &status(Code::InvalidArgument, "all in one line", kind, ""))
+        };
+        assert_eq!(refused(&["key.name"]).text, "cannot create port: key.name: is empty");
         assert_eq!(
-            (failure.exit, failure.text.as_str()),
-            (Exit::Failed, "cannot create port: bad request\n  key.name: is empty")
+            refused(&["key.name", "mac"]).text,
+            "cannot create port:\n  key.name: is empty\n  mac: is empty"
         );
+        assert_eq!(refused(&[]).text, "cannot create port: all in one line");
+        assert_eq!(refused(&["mac"]).exit, Exit::Failed);
     }
 
     #[test]

@@ -221,7 +221,7 @@ fn violations_found_by_the_controller_point_into_the_file() {
     let running = Running::start();
     let text = format!("{NETWORKS}---\n# the second\nkind: Network\nname: db\nvni: 0\n");
     let (_, err) = expect(&running, 1, &["apply", "-f", "-"], &text);
-    let want = "error: cannot apply: 1 field is wrong\n\
+    let want = "error: cannot apply: 1 field is wrong, nothing was written\n\
                 <stdin>:12:6: vni: is required, 1 to 16777215\n    |\n 12 | vni: 0\n    |      ^\n";
     assert_eq!(err, want);
 }

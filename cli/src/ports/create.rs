@@ -75,7 +75,8 @@ pub(crate) async fn run(
         None => (vec![create_one(client, &requests[0]).await?], Vec::new()),
         Some(_) => create_many(client, &requests).await?,
     };
-    if let Some(level) = args.wait {
+    // Who did not get all ports wants to know that first, not after waiting for the others.
+    if let Some(level) = args.wait.filter(|_| failures.is_empty()) {
         let created: Vec<bool> = made.iter().map(|(_, created)| *created).collect();
         let bound = made.into_iter().map(|(port, _)| port).collect();
         made = wait::until(client, bound, level, timeout, out).await?.into_iter().zip(created).collect();

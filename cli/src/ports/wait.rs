@@ -50,8 +50,12 @@ impl Waiting {
                 }
                 let news = (port.problem != old.problem && !port.problem.is_empty())
                     .then(|| format!("port {key}: {}", printable(&port.problem)));
+                match (is_there(old, self.level), is_there(&port, self.level)) {
+                    (false, true) => self.pending -= 1,
+                    (true, false) => self.pending += 1,
+                    _ => {}
+                }
                 *old = port;
-                self.pending = self.ports.values().filter(|p| !is_there(p, self.level)).count();
                 Ok(news)
             }
             Some(v1::watch_ports_response::Event::Deleted(key))
