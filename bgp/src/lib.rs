@@ -13,6 +13,8 @@ mod config;
 mod connection;
 mod fsm;
 mod link;
+#[doc(hidden)]
+pub mod mutate;
 mod outbox;
 mod owner;
 mod peer;
