@@ -14,7 +14,7 @@ use crate::keys::RecordKey;
 use crate::model::{Binding, Network, Node, Peer, Port, Subnet, Vrf};
 
 pub use apply::DecodeError;
-pub use taken::Taken;
+pub use taken::{Runs, Taken};
 
 /// A record and the revision of its last change.
 #[derive(Debug, Clone, PartialEq, Eq)]

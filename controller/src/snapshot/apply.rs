@@ -6,7 +6,7 @@ use std::sync::Arc;
 use causeway_proto::{Name, PortKey, Prefix, Revision};
 use serde::de::DeserializeOwned;
 
-use crate::alloc::number;
+use crate::alloc::{choosable, number};
 use crate::keys::RecordKey;
 use crate::model::{Binding, Network, Node, Peer, Port, Subnet, Vrf};
 
@@ -148,10 +148,12 @@ impl Snapshot {
 
     fn put_subnet(&mut self, subnet: Subnet, at: Revision) {
         let key = (subnet.network.vrf.clone(), subnet.prefix);
-        if !self.taken.contains_key(&key) {
-            let taken = self.count_taken(&key.0, key.1);
-            self.taken.insert(key.clone(), taken);
-        }
+        let mut taken = match self.taken.get(&key) {
+            Some(taken) => taken.clone(),
+            None => self.count_taken(&key.0, key.1),
+        };
+        taken.set_choosable(choosable(&subnet));
+        self.taken.insert(key.clone(), taken);
         self.subnets.insert(key, record(subnet, at));
     }
 

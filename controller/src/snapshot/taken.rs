@@ -1,6 +1,8 @@
 //! Which addresses of a subnet are taken, as runs of consecutive ones: the search for a free address steps over whole
 //! runs, so that its cost does not grow with the pool.
 
+use std::sync::Arc;
+
 use imbl::OrdMap;
 
 /// A set of numbers, kept as maximal runs. Clones share their content.
@@ -77,6 +79,8 @@ pub struct Taken {
     runs: Runs,
     total: u64,
     released: u64,
+    /// From where addresses are chosen: [`crate::alloc::choosable`] of the subnet.
+    choosable: Arc<[(u128, u128)]>,
 }
 
 impl Taken {
@@ -93,6 +97,15 @@ impl Taken {
     /// How many of them are held by released ports.
     pub fn released(&self) -> u64 {
         self.released
+    }
+
+    /// From where addresses are chosen, as numbers.
+    pub fn choosable(&self) -> &[(u128, u128)] {
+        &self.choosable
+    }
+
+    pub(crate) fn set_choosable(&mut self, pieces: Vec<(u128, u128)>) {
+        self.choosable = pieces.into();
     }
 
     pub(crate) fn insert(&mut self, address: u128, released: bool) {

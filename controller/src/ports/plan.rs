@@ -1,0 +1,181 @@
+//! From a request about a port to a transaction: pure functions of the store's content as far as it is known.
+
+mod create;
+mod place;
+
+use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Revision};
+use serde::Serialize;
+
+use super::overlay::View;
+use super::{PortError, Request, Stored};
+use crate::keys::{self, RecordKey};
+use crate::model::{Binding, Port};
+use crate::store::{Compare, Write};
+
+pub use create::check_labels;
+pub use place::{mtu_fits, vxlan_overhead};
+
+/// What a request takes besides itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// Unix time in milliseconds.
+    pub now_ms: i64,
+    /// Where the search for an address begins; `None`: at the lowest one.
+    pub seed: Option<u64>,
+}
+
+/// What a port and its binding will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    /// Which port.
+    pub key: PortKey,
+    /// The port; `None`: gone.
+    pub port: Option<Part<Port>>,
+    /// Its binding; `None`: there is none.
+    pub binding: Option<Part<Binding>>,
+    /// True if the port did not exist, or was released.
+    pub created: bool,
+}
+
+/// A record and the revision of its last change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<T> {
+    /// The record.
+    pub value: T,
+    /// Its revision; `None`: that of this very transaction.
+    pub revision: Option<Revision>,
+}
+
+/// A transaction's share for one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Planned {
+    /// Compares that several requests of one transaction may share.
+    pub shared: Vec<Compare>,
+    /// Compares of this request.
+    pub compares: Vec<Compare>,
+    /// Its writes.
+    pub writes: Vec<Write>,
+    /// What will be when they are committed.
+    pub effect: Effect,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// This has to be written.
+    Write(Box<Planned>),
+    /// Everything is as asked for.
+    Done(Box<Effect>),
+}
+
+/// A refusal, and what it rests on: if the store holds something else, the request is looked at again.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub error: PortError,
+    /// A key of the store and the revision at which it was seen, `None` if it was not there.
+    pub belief: Option<(String, Option<Revision>)>,
+}
+
+impl From<PortError> for Refusal {
+    fn from(error: PortError) -> Self {
+        Refusal { error, belief: None }
+    }
+}
+
+impl Refusal {
+    /// Rests on the absence of a record.
+    fn missing(error: PortError, key: &RecordKey) -> Self {
+        Refusal { error, belief: Some((key.path(), None)) }
+    }
+
+    /// Rests on a record as it is.
+    fn seen(error: PortError, key: &RecordKey, revision: Option<Revision>) -> Self {
+        Refusal { error, belief: Some((key.path(), revision)) }
+    }
+}
+
+/// What to do about a request.
+pub fn plan(view: &View<'_>, request: &Request, context: Context) -> Result<Plan, Refusal> {
+    match request {
+        Request::Create(create) => create::plan(view, create, context),
+        Request::Bind(key, place) => place::bind(view, key, place),
+        Request::Unbind(key) => place::unbind(view, key),
+        Request::Release { key, forget: false } => place::release(view, key, context.now_ms),
+        Request::Release { key, forget: true } => place::forget(view, key),
+    }
+}
+
+/// When a released port's addresses go back to the pool, in Unix milliseconds; `None`: never, or it is not released.
+pub fn expires_ms(port: &Port, sticky_seconds: u64) -> Option<i64> {
+    let sticky_ms = i64::try_from(sticky_seconds.checked_mul(1000)?).ok().filter(|ms| *ms > 0)?;
+    port.released_ms?.checked_add(sticky_ms)
+}
+
+impl Effect {
+    /// The port as an answer shows it, once its transaction has this revision; `None` if it is gone.
+    pub fn stored(&self, committed: Revision) -> Option<Stored> {
+        let port = self.port.as_ref()?;
+        let at = |revision: Option<Revision>| revision.unwrap_or(committed);
+        let binding = self.binding.as_ref();
+        Some(Stored {
+            port: port.value.clone(),
+            binding: binding.map(|b| b.value.clone()),
+            created: self.created,
+            revision: at(port.revision).max(binding.map_or(Revision::default(), |b| at(b.revision))),
+        })
+    }
+}
+
+impl Planned {
+    fn new(key: &PortKey) -> Self {
+        Planned {
+            shared: Vec::new(),
+            compares: Vec::new(),
+            writes: Vec::new(),
+            effect: Effect { key: key.clone(), port: None, binding: None, created: false },
+        }
+    }
+
+    fn put(&mut self, path: String, value: &impl Serialize) -> Result<(), PortError> {
+        let value = serde_json::to_vec(value)
+            .map_err(|e| PortError::Internal(format!("{path} cannot be written as JSON: {e}")))?;
+        self.writes.push(Write::Put { key: path, value, lease: None });
+        Ok(())
+    }
+
+    /// Claims an index key for the port.
+    fn claim(&mut self, path: String, owner: &PortKey) {
+        self.compares.push(Compare::Absent(path.clone()));
+        self.writes.push(Write::Put { key: path, value: owner.to_string().into_bytes(), lease: None });
+    }
+
+    fn put_port(&mut self, port: Port) -> Result<(), PortError> {
+        self.put(RecordKey::Port(port.key.clone()).path(), &port)?;
+        self.effect.port = Some(Part { value: port, revision: None });
+        Ok(())
+    }
+
+    fn put_binding(&mut self, binding: Binding) -> Result<(), PortError> {
+        self.put(RecordKey::Binding(binding.port.clone()).path(), &binding)?;
+        self.effect.binding = Some(Part { value: binding, revision: None });
+        Ok(())
+    }
+}
+
+/// The compare that a record is as it was seen.
+fn as_seen(key: &RecordKey, revision: Option<Revision>) -> Compare {
+    match revision {
+        Some(revision) => Compare::Unchanged(key.path(), revision),
+        None => Compare::Absent(key.path()),
+    }
+}
+
+/// The subnet of a network and its index key for an address.
+fn claim_path(vrf: &Name, subnet: Prefix, address: std::net::IpAddr) -> String {
+    keys::address(vrf, subnet, address)
+}
+
+fn network_record(network: &NetworkKey) -> RecordKey {
+    RecordKey::Network(network.clone())
+}

@@ -1,0 +1,353 @@
+//! The task that changes ports: it plans what waits into transactions, keeps a few of them under way, answers, and
+//! looks again at what lost a race.
+
+mod batch;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_proto::{PortKey, Revision};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::overlay::{Flight, Overlay, View};
+use super::plan::{self, Context, Plan, Refusal};
+use super::{Answer, Job, PortError, Request};
+use crate::alloc;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+use crate::store::{Store, StoreError, TxnOutcome};
+use batch::{Batch, Item};
+
+/// Requests that wait before further ones wait outside.
+pub(super) const QUEUE: usize = 4_096;
+/// Transactions under way at the same time. With more, batches are smaller; with less, the store idles.
+const FLIGHTS: usize = 4;
+/// Tries of a request that loses races.
+const TRIES: u32 = 5;
+/// Longest wait for the snapshot to show what a request lost to.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long after a lost race addresses are sought at places of our own.
+const CONTENDED: Duration = Duration::from_secs(2);
+
+/// Owner of all changes of ports by this controller.
+pub(super) struct Task {
+    store: Arc<dyn Store>,
+    state: State,
+    queue: mpsc::Receiver<Job>,
+    backlog: VecDeque<Job>,
+    /// Requests about ports of which a transaction is under way.
+    parked: BTreeMap<PortKey, Vec<Job>>,
+    overlay: Overlay,
+    work: JoinSet<Done>,
+    flights: usize,
+    next_flight: Flight,
+    /// Where this controller looks for addresses when others compete.
+    own_seed: u64,
+    contended_until: Option<Instant>,
+}
+
+/// What a piece of work in the background leads to.
+enum Done {
+    Flight(Batch, Result<TxnOutcome, StoreError>),
+    /// The snapshot has caught up as far as it will: plan again.
+    Again(Vec<Job>),
+    /// A refusal was found to rest on what the store holds.
+    Refused(Box<Job>, PortError),
+}
+
+impl Task {
+    pub(super) fn new(store: Arc<dyn Store>, state: State, queue: mpsc::Receiver<Job>) -> Self {
+        Task {
+            store,
+            state,
+            queue,
+            backlog: VecDeque::new(),
+            parked: BTreeMap::new(),
+            overlay: Overlay::default(),
+            work: JoinSet::new(),
+            flights: 0,
+            next_flight: 0,
+            own_seed: rand::random(),
+            contended_until: None,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let room = self.backlog.len() < QUEUE;
+            tokio::select! {
+                job = self.queue.recv(), if room => match job {
+                    Some(job) => self.backlog.push_back(job),
+                    None if self.work.is_empty() && self.backlog.is_empty() => return,
+                    // No new requests: only what is under way is left.
+                    None => self.drain().await,
+                },
+                Some(done) = self.work.join_next(), if !self.work.is_empty() => self.finish(done),
+            }
+            while self.backlog.len() < QUEUE && let Ok(job) = self.queue.try_recv() {
+                self.backlog.push_back(job);
+            }
+            self.dispatch();
+        }
+    }
+
+    async fn drain(&mut self) {
+        if let Some(done) = self.work.join_next().await {
+            self.finish(done);
+        }
+    }
+
+    /// Sends out what can be sent.
+    fn dispatch(&mut self) {
+        if self.backlog.is_empty() || self.flights >= FLIGHTS {
+            return;
+        }
+        let snapshot = self.state.snapshot();
+        self.overlay.seen(&snapshot);
+        while !self.backlog.is_empty() && self.flights < FLIGHTS {
+            let batch = self.fill(&snapshot);
+            if batch.is_empty() {
+                continue;
+            }
+            self.flights += 1;
+            let store = self.store.clone();
+            self.work.spawn(async move {
+                let outcome = store.txn(batch.txn()).await;
+                Done::Flight(batch, outcome)
+            });
+        }
+    }
+
+    /// Plans what waits until a transaction is full or nothing waits.
+    fn fill(&mut self, snapshot: &Arc<Snapshot>) -> Batch {
+        let flight = self.next_flight;
+        self.next_flight += 1;
+        let mut batch = Batch::default();
+        let seed = self.contended_until.filter(|until| Instant::now() < *until).map(|_| self.own_seed);
+        let now_ms = now_ms();
+        while let Some(job) = self.backlog.pop_front() {
+            let key = job.request.key();
+            if self.overlay.in_flight(key) {
+                self.parked.entry(key.clone()).or_default().push(job);
+                continue;
+            }
+            let seed = if job.tries == 0 { seed } else { Some(alloc::seed(&key.to_string(), job.tries)) };
+            let view = View { snapshot, overlay: &self.overlay };
+            match plan::plan(&view, &job.request, Context { now_ms, seed }) {
+                Ok(Plan::Done(effect)) => {
+                    let seen = snapshot.revision;
+                    job.reply(Ok((effect.stored(seen), effect.stored(seen).map_or(seen, |s| s.revision))));
+                }
+                Ok(Plan::Write(planned)) => {
+                    if !batch.has_room(&planned) {
+                        self.backlog.push_front(job);
+                        break;
+                    }
+                    self.overlay.depart(flight, &planned.effect, snapshot);
+                    batch.add(*planned, job);
+                }
+                Err(refusal) => self.refuse(job, refusal, snapshot),
+            }
+        }
+        batch
+    }
+
+    /// A refusal is final only if the store holds what it rests on: the snapshot may be a moment old, or a transaction
+    /// under way may fail.
+    fn refuse(&mut self, job: Job, refusal: Refusal, snapshot: &Arc<Snapshot>) {
+        if let PortError::Taken { .. } = refusal.error
+            && let Some((path, None)) = &refusal.belief
+            && let Some(crate::keys::RecordKey::Port(owner)) = crate::keys::RecordKey::parse(path)
+            && self.overlay.in_flight(&owner)
+        {
+            self.parked.entry(owner).or_default().push(job);
+            return;
+        }
+        let newest = self.overlay.newest_committed().filter(|at| *at > snapshot.revision);
+        let waits = matches!(refusal.error, PortError::Exhausted { .. } | PortError::Taken { .. });
+        match (refusal.belief, newest) {
+            // Addresses given up by a transaction that the snapshot does not show are free already.
+            (_, Some(newest)) if waits => {
+                let state = self.state.clone();
+                self.work.spawn(async move {
+                    // Without an answer the next look ends in the same refusal, or in none.
+                    let _ = tokio::time::timeout(CATCH_UP, state.wait_for(newest)).await;
+                    Done::Again(vec![job.again()])
+                });
+            }
+            (Some((path, seen)), _) if job.tries < TRIES => {
+                let (store, state) = (self.store.clone(), self.state.clone());
+                let planned_at = snapshot.revision;
+                self.work.spawn(async move {
+                    match confirm(store.as_ref(), &state, &path, seen, planned_at).await {
+                        Ok(true) => Done::Refused(Box::new(job), refusal.error),
+                        Ok(false) => Done::Again(vec![job.again()]),
+                        Err(error) => Done::Refused(Box::new(job), error.into()),
+                    }
+                });
+            }
+            _ => job.refuse(refusal.error, snapshot.revision),
+        }
+    }
+
+    fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Flight(batch, outcome)) => {
+                self.flights -= 1;
+                self.land(batch, outcome);
+            }
+            Ok(Done::Again(jobs)) => self.backlog.extend(jobs),
+            Ok(Done::Refused(job, error)) => {
+                let at = self.state.snapshot().revision;
+                job.refuse(error, at);
+            }
+            // The store panicked; whoever waits learns it by the dropped answer.
+            Err(error) => {
+                tracing::error!(%error, "a transaction's task failed");
+                self.flights = self.flights.saturating_sub(1);
+            }
+        }
+    }
+
+    fn land(&mut self, batch: Batch, outcome: Result<TxnOutcome, StoreError>) {
+        let snapshot = self.state.snapshot();
+        match outcome {
+            Ok(TxnOutcome::Committed(at)) => {
+                for Item { effect, job, .. } in batch.into_items() {
+                    self.overlay.commit(&effect.key, at, &snapshot);
+                    self.unpark(&effect.key);
+                    job.reply(Ok((effect.stored(at), at)));
+                }
+                self.overlay.seen(&snapshot);
+            }
+            Ok(TxnOutcome::Conflict(failing)) => self.lose(batch, &failing, &snapshot),
+            Err(error) => {
+                for Item { effect, job, .. } in batch.into_items() {
+                    self.overlay.fail(&effect.key, &snapshot);
+                    self.unpark(&effect.key);
+                    job.reply(Err(PortError::Store(again(&error))));
+                }
+            }
+        }
+    }
+
+    /// Those whose compares failed wait until the snapshot shows why; the others go out again at once.
+    fn lose(&mut self, batch: Batch, failing: &[usize], snapshot: &Arc<Snapshot>) {
+        self.contended_until = Some(Instant::now() + CONTENDED);
+        let paths = batch.paths(failing);
+        let mut losers = Vec::new();
+        for item in batch.into_items() {
+            self.overlay.fail(&item.effect.key, snapshot);
+            self.unpark(&item.effect.key);
+            if !item.fails(failing) {
+                self.backlog.push_back(item.job);
+            } else if item.job.tries + 1 >= TRIES {
+                let (subject, tries) = (item.effect.key, item.job.tries + 1);
+                item.job.reply(Err(PortError::Aborted { subject, tries }));
+            } else {
+                losers.push(item.job.again());
+            }
+        }
+        let (store, state) = (self.store.clone(), self.state.clone());
+        self.work.spawn(async move {
+            catch_up(store.as_ref(), &state, &paths).await;
+            Done::Again(losers)
+        });
+    }
+
+    fn unpark(&mut self, key: &PortKey) {
+        self.backlog.extend(self.parked.remove(key).into_iter().flatten());
+    }
+}
+
+impl Request {
+    fn key(&self) -> &PortKey {
+        match self {
+            Request::Create(create) => &create.key,
+            Request::Bind(key, _) | Request::Unbind(key) | Request::Release { key, .. } => key,
+        }
+    }
+}
+
+impl Job {
+    fn reply(self, answer: Answer) {
+        // Whoever asked may have gone away.
+        let _ = self.answer.send(answer);
+    }
+
+    fn again(mut self) -> Self {
+        self.tries += 1;
+        self
+    }
+
+    /// Releasing what is not there is done already.
+    fn refuse(self, error: PortError, at: Revision) {
+        let done = matches!((&self.request, &error), (Request::Release { .. }, PortError::NoPort(_)));
+        self.reply(if done { Ok((None, at)) } else { Err(error) });
+    }
+}
+
+/// True if the store holds what a refusal rests on; false once the snapshot shows something newer.
+async fn confirm(
+    store: &dyn Store,
+    state: &State,
+    path: &str,
+    seen: Option<Revision>,
+    planned_at: Revision,
+) -> Result<bool, StoreError> {
+    let now = store.get(path).await?.map(|entry| entry.revision);
+    if now == seen {
+        return Ok(true);
+    }
+    let shown = match now {
+        Some(at) => state.wait_for(at),
+        // Gone, at a revision that is not known.
+        None => return Ok(shows_absence(state, path, planned_at).await),
+    };
+    // Without an answer the next look asks the store again.
+    let _ = tokio::time::timeout(CATCH_UP, shown).await;
+    Ok(false)
+}
+
+/// Waits until the snapshot has gone on from `planned_at`; always false, for it may be any change.
+async fn shows_absence(state: &State, path: &str, planned_at: Revision) -> bool {
+    let waited = tokio::time::timeout(CATCH_UP, state.wait_after(planned_at)).await;
+    if waited.is_err() {
+        tracing::debug!(path, "the snapshot does not show yet that a record is gone");
+    }
+    false
+}
+
+/// Waits until the snapshot shows the values that these keys have in the store.
+async fn catch_up(store: &dyn Store, state: &State, paths: &[String]) {
+    let mut newest = Revision::default();
+    for path in paths {
+        if let Ok(Some(entry)) = store.get(path).await {
+            newest = newest.max(entry.revision);
+        }
+    }
+    // Without an answer the next try fails in the same way.
+    let _ = tokio::time::timeout(CATCH_UP, state.wait_for(newest)).await;
+}
+
+/// The same error for each request of a transaction.
+fn again(error: &StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { store, reason } => {
+            StoreError::Unavailable { store: store.clone(), reason: reason.clone() }
+        }
+        StoreError::Internal { store, reason } => {
+            StoreError::Internal { store: store.clone(), reason: reason.clone() }
+        }
+        other => StoreError::Internal { store: String::new(), reason: other.to_string() },
+    }
+}
+
+/// Unix time in milliseconds.
+pub(crate) fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,84 @@
+//! Requests that share a transaction.
+
+use std::ops::Range;
+
+use crate::ports::Job;
+use crate::ports::plan::{Effect, Planned};
+use crate::store::{Compare, Txn, Write};
+
+/// Keys looked at to find out what a transaction lost to, at most.
+const MOST_LOOKS: usize = 4;
+
+/// A transaction in the making.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    compares: Vec<Compare>,
+    writes: Vec<Write>,
+    items: Vec<Item>,
+}
+
+/// One request in it.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) effect: Effect,
+    pub(super) job: Job,
+    /// Its own compares.
+    own: Range<usize>,
+    /// Compares that it shares with others.
+    shared: Vec<usize>,
+}
+
+impl Item {
+    /// True if one of these compares is its own or shared by it.
+    pub(super) fn fails(&self, failing: &[usize]) -> bool {
+        failing.iter().any(|i| self.own.contains(i) || self.shared.contains(i))
+    }
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// True if it fits; the first always does.
+    pub(super) fn has_room(&self, planned: &Planned) -> bool {
+        let new = planned.shared.iter().filter(|c| !self.compares.contains(c)).count();
+        self.compares.len() + new + planned.compares.len() <= Txn::MAX_OPS
+            && self.writes.len() + planned.writes.len() <= Txn::MAX_OPS
+    }
+
+    pub(super) fn add(&mut self, planned: Planned, job: Job) {
+        let mut shared = Vec::with_capacity(planned.shared.len());
+        for compare in planned.shared {
+            let at = self.compares.iter().position(|known| *known == compare).unwrap_or_else(|| {
+                self.compares.push(compare);
+                self.compares.len() - 1
+            });
+            shared.push(at);
+        }
+        let from = self.compares.len();
+        self.compares.extend(planned.compares);
+        self.writes.extend(planned.writes);
+        self.items.push(Item { effect: planned.effect, job, own: from..self.compares.len(), shared });
+    }
+
+    pub(super) fn txn(&self) -> Txn {
+        Txn { compares: self.compares.clone(), writes: self.writes.clone() }
+    }
+
+    pub(super) fn into_items(self) -> Vec<Item> {
+        self.items
+    }
+
+    /// Keys of some of these compares: the first and the last ones.
+    pub(super) fn paths(&self, failing: &[usize]) -> Vec<String> {
+        let half = MOST_LOOKS / 2;
+        let ends = failing.iter().take(half).chain(failing.iter().skip(half).rev().take(half));
+        let path = |compare: &Compare| match compare {
+            Compare::Absent(key) | Compare::Present(key) | Compare::Unchanged(key, _) | Compare::NoneBelow(key) => {
+                key.clone()
+            }
+        };
+        ends.filter_map(|i| self.compares.get(*i)).map(path).collect()
+    }
+}
