@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{apply, fabric, lab, ports, records};
+use crate::{apply, fabric, lab, ports, records, topology};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -99,6 +99,13 @@ Examples:
     )]
     Bgp(fabric::BgpCommand),
     Lab(lab::LabArgs),
+    /// Topology files, without bringing them up
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  causeway topology check -t labs/quickstart"
+    )]
+    Topology(topology::TopologyCommand),
     /// Versions of this program and of the controllers
     #[command(after_help = "Examples:\n  causeway version\n  causeway version -o json")]
     Version,

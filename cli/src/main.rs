@@ -14,6 +14,7 @@ mod records;
 mod reference;
 mod suggest;
 mod tables;
+mod topology;
 mod version;
 mod view;
 
@@ -74,6 +75,7 @@ fn run(cli: Cli, out: Output) -> Outcome {
             out.text(&String::from_utf8_lossy(&script))?;
             Ok(Exit::Ok)
         }
+        Command::Topology(command) => topology::run(command, out),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -96,6 +98,7 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Node(command) => fabric::node(command, &client, out).await,
         Command::Bgp(command) => fabric::bgp(command, &client, out).await,
         Command::Version => version::run(&client, out).await,
-        Command::Lab(_) | Command::Completion { .. } => Ok(Exit::Ok),
+        // These ask nobody and were done before.
+        Command::Lab(_) | Command::Topology(_) | Command::Completion { .. } => Ok(Exit::Ok),
     }
 }

@@ -3,7 +3,7 @@
 
 mod fake;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use fake::Running;
@@ -393,4 +393,76 @@ fn a_reader_that_stops_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+/// Runs on a pseudo-terminal, types `input`, and returns the code and all that was printed.
+fn on_terminal(server: &str, args: &[&str], input: &str, no_color: &str) -> (i32, String) {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let end = |fd: &std::os::fd::OwnedFd| Stdio::from(fd.try_clone().unwrap());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_causeway"));
+    command.args(args).env("CAUSEWAY_SERVER", server).env("NO_COLOR", no_color).env("TERM", "xterm");
+    command.stdin(end(&pty.slave)).stdout(end(&pty.slave)).stderr(end(&pty.slave));
+    let mut child = command.spawn().unwrap();
+    drop((command, pty.slave));
+    let mut master = std::fs::File::from(pty.master);
+    master.write_all(input.as_bytes()).unwrap();
+    let mut text = Vec::new();
+    let mut part = [0; 4096];
+    // Reading a terminal whose other side is closed is an error, which is the end here.
+    while let Ok(n @ 1..) = master.read(&mut part) {
+        text.extend_from_slice(&part[..n]);
+    }
+    (child.wait().unwrap().code().unwrap(), String::from_utf8(text).unwrap().replace("\r\n", "\n"))
+}
+
+#[test]
+fn a_terminal_gets_colour_a_question_and_the_next_step() {
+    let running = Running::start();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("net.yaml");
+    std::fs::write(&file, NETWORKS).unwrap();
+    let apply = ["apply", "-f", file.to_str().unwrap()];
+    let (code, text) = on_terminal(&running.server(), &apply, "n\n", "");
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("\x1b[32m+ network default/web\x1b[0m\n"), "{text:?}");
+    assert!(text.contains("apply 2 changes? [y/N] ") && text.contains("not applied"), "{text}");
+    let (code, text) = on_terminal(&running.server(), &apply, "y\n", "1");
+    assert_eq!(code, 0, "{text}");
+    assert!(!text.contains('\x1b') && text.contains("applied: 2 created"), "{text:?}");
+    assert!(text.contains("next: causeway get networks"), "{text}");
+    let (code, text) = on_terminal(&running.server(), &apply, "", "");
+    assert!(code == 0 && text.contains("2 unchanged") && !text.contains("[y/N]"), "{text}");
+    let (_, text) = on_terminal(&running.server(), &["node", "list"], "", "");
+    assert!(text.contains("\x1b["), "{text:?}");
+    let (_, text) = on_terminal(&running.server(), &["node", "list", "--no-color"], "", "");
+    assert!(!text.contains('\x1b'), "{text:?}");
+}
+
+#[test]
+fn topology_files_are_checked_without_a_controller() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.clab.yml");
+    let check =
+        || causeway("http://127.0.0.1:1", &["topology", "check", "-t", dir.path().to_str().unwrap()], "");
+    assert_eq!(check().code, 1);
+    std::fs::write(&file, "name: a\ntopology:\n  nodes:\n    n1: {kind: linux}\n").unwrap();
+    let done = check();
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert!(done.out.contains("1 nodes, 0 links"), "{}", done.out);
+    std::fs::write(&file, "name: a\ntopology:\n  nodes:\n    n1: [\n").unwrap();
+    let done = check();
+    assert_eq!(done.code, 1);
+    assert!(done.out.contains("a.clab.yml:") && done.out.contains('^'), "{}", done.out);
+}
+
+#[test]
+fn the_lab_has_its_own_flags() {
+    let done = causeway("http://127.0.0.1:1", &["lab", "--help"], "");
+    assert!(done.code == 0 && done.out.contains("Usage: causeway lab <COMMAND>"), "{}{}", done.out, done.err);
+    assert_eq!(causeway("", &["lab"], "").code, 64);
+    assert_eq!(causeway("", &["lab", "up", "--nonsense"], "").code, 64);
+    let name = format!("none-{}", std::process::id());
+    let done = causeway("", &["lab", "inspect", "--name", &name, "-o", "json"], "");
+    assert_ne!(done.code, 0);
+    assert!(done.err.contains(&name), "{}", done.err);
 }
