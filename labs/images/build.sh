@@ -117,9 +117,11 @@ build_root() { # SPEC
         [ -n "$line" ] && proxies+=("--aptopt=$line")
     done < <(apt-config dump | grep -iE '^Acquire::(http|https)::.*"[^"]+";$' || true)
 
+    # What a killed build left; nobody else builds while we hold the lock.
+    rm -rf --one-file-system "$(dirname "$dir")"/."$tag".tmp.*
     say "$name:$tag: building (Debian $suite), about 20 s"
     start=$SECONDS
-    tmp=$(mktemp -d "$(dirname "$dir")/.$tag.XXXXXX")
+    tmp=$(mktemp -d "$(dirname "$dir")/.$tag.tmp.XXXXXX")
     # mktemp makes it 0700, and what is below must be reachable for the image's own users.
     chmod 0755 "$tmp"
     trap 'rm -rf --one-file-system "$tmp"' EXIT

@@ -385,7 +385,9 @@ fn run_exec(args: &ExecArgs) -> anyhow::Result<ExitCode> {
 
 /// The command takes the place of this process: terminal, signals and exit status are its own.
 fn exec_here(lab: &LabState, node: &NodeState, command: &[String]) -> anyhow::Result<ExitCode> {
-    let error = enter::command(lab, node, command)?.exec();
+    let is_terminal = std::io::stdin().is_terminal();
+    let enter = if is_terminal { enter::terminal_command } else { enter::command };
+    let error = enter(lab, node, command)?.exec();
     Err(LabError::Io { act: "run nsenter (package util-linux)".to_owned(), source: error }.into())
 }
 

@@ -1,7 +1,7 @@
 //! Running programs inside a node that runs.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitStatus, Stdio};
 
 use std::os::unix::process::ExitStatusExt;
@@ -13,6 +13,8 @@ use crate::state::{LabState, NodeState};
 
 /// Where programs are looked for in a node.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const NSENTER: &str = "/usr/bin/nsenter";
 
 /// What a command in a node did, with the keys of `containerlab exec`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,41 +31,60 @@ pub struct ExecResult {
 }
 
 /// A command that will run in all namespaces of `node`, with the node's environment; standard streams as in any other
-/// command. Killing it does not kill what it started in the node.
+/// command. When it is killed, what it started in the node gets SIGTERM.
 ///
 /// # Errors
 /// The node does not run.
 pub fn command<S: AsRef<OsStr>>(lab: &LabState, node: &NodeState, argv: &[S]) -> Result<Command, LabError> {
-    let Some(init) = node.init.filter(|init| init.is_alive()) else {
-        return Err(LabError::Node {
-            node: node.name.clone(),
-            what: format!("it does not run: causeway lab down --name {}, then up again", lab.name),
-        });
-    };
-    Ok(command_in(init.pid, &node.env, argv))
+    Ok(with_environment(Command::new(NSENTER), arguments(alive(lab, node)?, argv), &node.env))
 }
 
-pub(crate) fn command_in<S: AsRef<OsStr>>(pid: u32, env: &BTreeMap<String, String>, argv: &[S]) -> Command {
-    let mut command = Command::new("nsenter");
-    command.args([
-        "--target",
-        &pid.to_string(),
-        "--mount",
-        "--uts",
-        "--ipc",
-        "--net",
-        "--pid",
-        "--root",
-        "--wd",
-        "--",
-    ]);
-    command.args(argv).env_clear().envs(env);
+/// [`command`] for somebody at a terminal: Ctrl-C reaches the program in the node only, which may live on.
+pub(crate) fn terminal_command<S: AsRef<OsStr>>(
+    lab: &LabState,
+    node: &NodeState,
+    argv: &[S],
+) -> Result<Command, LabError> {
+    let mut command = Command::new("/bin/sh");
+    // nsenter waits for the program and must not die of its signals; the program gets them back from env.
+    command.args(["-c", "trap '' INT QUIT; exec \"$@\"", "sh", NSENTER]);
+    let mut words = arguments(alive(lab, node)?, argv);
+    let place = words.iter().position(|word| word == "--").map_or(words.len(), |place| place + 1);
+    words.splice(place..place, ["/usr/bin/env", "--default-signal=INT,QUIT"].map(OsString::from));
+    Ok(with_environment(command, words, &node.env))
+}
+
+fn alive(lab: &LabState, node: &NodeState) -> Result<u32, LabError> {
+    node.init.filter(|init| init.is_alive()).map(|init| init.pid).ok_or_else(|| LabError::Node {
+        node: node.name.clone(),
+        what: format!("it does not run: causeway lab down --name {}, then up again", lab.name),
+    })
+}
+
+/// What nsenter is told. Programs have whole paths: the node's PATH may be anything.
+fn arguments<S: AsRef<OsStr>>(pid: u32, argv: &[S]) -> Vec<OsString> {
+    let target = pid.to_string();
+    let enter = ["--target", &target, "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"];
+    // A process in another PID namespace is nobody's child there: without this it would outlive its caller.
+    let guard = ["/usr/bin/setpriv", "--pdeathsig", "TERM", "--"];
+    let mut words: Vec<OsString> = enter.iter().chain(&guard).map(OsString::from).collect();
+    words.extend(argv.iter().map(|word| word.as_ref().to_owned()));
+    words
+}
+
+fn with_environment(mut command: Command, words: Vec<OsString>, env: &BTreeMap<String, String>) -> Command {
+    command.args(words).env_clear().envs(env);
     for name in ["TERM", "COLUMNS", "LINES"] {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
     command
+}
+
+/// [`command`] for a node that is still being brought up.
+pub(crate) fn command_in<S: AsRef<OsStr>>(pid: u32, env: &BTreeMap<String, String>, argv: &[S]) -> Command {
+    with_environment(Command::new(NSENTER), arguments(pid, argv), env)
 }
 
 /// Runs a command in a node to its end.

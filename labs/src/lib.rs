@@ -30,6 +30,7 @@ mod links;
 mod netns;
 mod node;
 mod prepare;
+mod probe;
 pub mod report;
 mod root;
 mod running;

@@ -10,6 +10,7 @@ use crate::enter::PATH;
 use crate::error::{Act, LabError};
 use crate::image::{Image, Images, is_frr_like};
 use crate::links::LinkPlan;
+use crate::probe::missing_features;
 use crate::spec::{BindSpec, FileSpec, NodeSpec};
 use crate::state::lab_run_dir;
 
@@ -103,6 +104,12 @@ pub(crate) fn prepare(lab: &Lab, context: &Context<'_>) -> Result<Prepared, LabE
             startup_delay: node.startup_delay,
         });
     }
+    let commands = prepared
+        .nodes
+        .iter()
+        .flat_map(|node| node.exec.iter().map(|argv| (node.name.as_str(), argv.as_slice())));
+    let missing = missing_features(commands);
+    prepared.warnings.extend(missing);
     Ok(prepared)
 }
 

@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -115,6 +116,83 @@ fn an_interrupted_up_removes_what_it_made() -> Result<()> {
         case.assert_no_traces()?;
     }
     Ok(())
+}
+
+#[test]
+fn an_up_that_waits_for_a_command_is_interrupted_too() -> Result<()> {
+    let case = Case::new("  nodes: {a: {kind: linux, exec: [sleep 1000]}}\n")?;
+    let mut child = case.command(&["up"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let sleeps = || {
+        let netns = case.state().ok().flatten().and_then(|state| state.nodes.first().map(|node| node.netns));
+        netns.is_some_and(|netns| netns != 0 && processes_in(netns).iter().any(|pid| comm(*pid) == "sleep"))
+    };
+    wait_for("the command to run", || Ok(sleeps()))?;
+    kill(pid_of(child.id()), Signal::SIGINT)?;
+    assert_eq!(child.wait()?.code(), Some(130));
+    case.assert_no_traces()
+}
+
+fn comm(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+#[test]
+fn a_command_ends_with_its_caller() -> Result<()> {
+    let case = Case::new(TWO_NODES)?;
+    let lab = case.up()?;
+    let netns = lab.node("b")?.netns;
+    let pings = || processes_in(netns).iter().filter(|pid| comm(**pid) == "ping").count();
+    let mut caller = lab.command("b", &["ping", "10.0.0.1"])?.stdout(Stdio::null()).spawn()?;
+    wait_for("ping to run", || Ok(pings() == 1))?;
+    caller.kill()?;
+    caller.wait()?;
+    wait_for("ping to end", || Ok(pings() == 0))?;
+    assert_eq!(lab.exec("b", &["no-such-program"])?.return_code, 127);
+    lab.down().map_err(Into::into)
+}
+
+#[test]
+fn a_terminal_is_passed_through_and_ctrl_c_reaches_the_program_only() -> Result<()> {
+    let case = Case::new("  nodes: {a: {kind: linux}}\n")?;
+    let lab = case.up()?;
+    // A terminal of its own, in which "script" types what we write.
+    let line = format!(
+        "{PROGRAM} exec --name {} --node a -- sh -c 'trap \"echo caught\" INT; tty; echo ready; sleep 1000; echo on; exit 9'",
+        case.name
+    );
+    let log = case.dir.path().join("screen");
+    let mut script = Command::new("script")
+        .args(["--quiet", "--flush", "--return", "--command", &line])
+        .arg(&log)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let screen = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_for("the shell to be ready", || Ok(screen().contains("ready")))?;
+    script.stdin.take().context("no stdin")?.write_all(b"\x03")?;
+    assert_eq!(script.wait()?.code(), Some(9), "{}", screen());
+    assert!(
+        screen().contains("/dev/pts/") && screen().contains("caught") && screen().contains("on"),
+        "{}",
+        screen()
+    );
+    lab.down().map_err(Into::into)
+}
+
+#[test]
+fn what_the_kernel_lacks_is_said_before() -> Result<()> {
+    let case = Case::new("  nodes: {a: {kind: linux, exec: [\"ip link add red type vrf table 7\"]}}\n")?;
+    let output = case.cli(&["up"])?;
+    let has_vrf = Command::new("unshare")
+        .args(["--net", "ip", "link", "add", "red", "type", "vrf", "table", "7"])
+        .output()?;
+    assert_eq!(
+        text(&output.stderr).contains("this kernel has no vrf"),
+        !has_vrf.status.success(),
+        "{}",
+        text(&output.stderr)
+    );
+    case.cli(&["down"]).map(drop)
 }
 
 #[test]
