@@ -71,23 +71,24 @@ impl<'v> Levels<'v> {
         levels
     }
 
-    /// A node's levels. Its group may give the kind, its kind or the defaults the group.
+    /// A node's levels. Its group, or the one of the defaults, may give the kind; the kind may give the group.
     pub(crate) fn chain<'l>(&'l self, cx: &mut Context<'_>, node: &'l Level<'v>) -> Chain<'l, 'v> {
         let lower = |mut text: Text| {
             text.text = text.text.to_lowercase();
             text
         };
-        let own_kind = node.text(cx, "kind").map(lower);
-        let kind_level = own_kind.as_ref().and_then(|k| self.kinds.get(&k.text));
-        let group = node
-            .text(cx, "group")
-            .or_else(|| kind_level.and_then(|k| k.text(cx, "group")))
-            .or_else(|| self.defaults.as_ref().and_then(|d| d.text(cx, "group")));
-        let group_level = group.as_ref().and_then(|g| self.groups.get(g.text.as_str()));
-        let kind = own_kind
-            .or_else(|| group_level.and_then(|g| g.text(cx, "kind")).map(lower))
-            .or_else(|| self.defaults.as_ref().and_then(|d| d.text(cx, "kind")).map(lower));
+        let own_group = node.text(cx, "group");
+        let default_group = self.defaults.as_ref().and_then(|d| d.text(cx, "group"));
+        let level = |group: &Option<Text>| group.as_ref().and_then(|g| self.groups.get(g.text.as_str()));
+        let kind = node
+            .text(cx, "kind")
+            .or_else(|| level(&own_group).and_then(|g| g.text(cx, "kind")))
+            .or_else(|| level(&default_group).and_then(|g| g.text(cx, "kind")))
+            .or_else(|| self.defaults.as_ref().and_then(|d| d.text(cx, "kind")))
+            .map(lower);
         let kind_level = kind.as_ref().and_then(|k| self.kinds.get(&k.text));
+        let group = own_group.or_else(|| kind_level.and_then(|k| k.text(cx, "group"))).or(default_group);
+        let group_level = level(&group);
         let levels = [Some(node), group_level, kind_level, self.defaults.as_ref()];
         Chain { levels: levels.into_iter().flatten().collect(), kind, group }
     }

@@ -82,21 +82,15 @@ pub(crate) const NODE: &[(&str, Use)] = &[
 /// Keys of a node that only a node itself may have.
 pub(crate) const NODE_ONLY: &[&str] = &["mgmt-ipv4", "mgmt-ipv6"];
 
-/// Of a link in brief form.
-pub(crate) const BRIEF_LINK: &[(&str, Use)] = &[
-    ("endpoints", Used),
-    ("mtu", Used),
-    ("ipv4", Used),
-    ("ipv6", Used),
-    ("labels", Used),
-    ("vars", Ignored),
-];
+/// Of every link.
+pub(crate) const LINK: &[(&str, Use)] =
+    &[("mtu", Used), ("ipv4", Used), ("ipv6", Used), ("labels", Used), ("vars", Ignored)];
 
 /// Of an end in extended form.
 pub(crate) const ENDPOINT: &[(&str, Use)] =
     &[("node", Used), ("interface", Used), ("mac", Used), ("ipv4", Used), ("ipv6", Used), ("vars", Ignored)];
 
-/// Of a typed link: its type, its keys beside `type`, `mtu`, `vars` and `labels`, and those of them that must be there.
+/// Of a typed link: its type, its keys beside [`LINK`], and those of them that must be there.
 pub(crate) const TYPED_LINKS: &[(&str, &[&str], &[&str])] = &[
     ("veth", &["endpoints"], &["endpoints"]),
     ("veth-stitch", &["endpoints"], &["endpoints"]),

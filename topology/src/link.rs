@@ -48,8 +48,8 @@ pub(crate) fn read(cx: &mut Context<'_>, value: &Value) -> Option<Read> {
         cx.error(kind.span, format!("there is no link type '{}'{hint}", shorten(&kind.text)));
         return None;
     };
-    let mut known =
-        vec![("type", Use::Used), ("mtu", Use::Used), ("labels", Use::Used), ("vars", Use::Ignored)];
+    let mut known = vec![("type", Use::Used)];
+    known.extend(keys::LINK);
     known.extend(own.iter().map(|key| (*key, Use::Used)));
     let what = format!("a link of type {name}");
     let fields = cx.fields(&what, value, &known);
@@ -155,7 +155,9 @@ fn unicast(cx: &mut Context<'_>, value: &Value) -> Option<Mac> {
 
 /// `endpoints: ["n1:eth1", "n2:eth1"]`.
 fn brief(cx: &mut Context<'_>, value: &Value) -> Option<Read> {
-    let fields = cx.fields("a link", value, keys::BRIEF_LINK);
+    let mut known = vec![("endpoints", Use::Used)];
+    known.extend(keys::LINK);
+    let fields = cx.fields("a link", value, &known);
     let Some(endpoints) = field(&fields, "endpoints") else {
         cx.error(value.span, "a link needs 'endpoints', for example [\"leaf1:eth1\", \"spine1:eth1\"]");
         return None;
@@ -259,7 +261,7 @@ fn end_at(link: &mut Link, position: usize) -> Option<&mut Endpoint> {
     if position == 0 { Some(&mut link.a) } else { link.b.as_mut() }
 }
 
-/// `ipv4:` or `ipv6:` of a link in brief form: prefixes in the order of the endpoints, `""` skips one.
+/// `ipv4:` or `ipv6:` of a link: prefixes in the order of the endpoints, `""` skips one.
 fn addresses<T>(cx: &mut Context<'_>, fields: &Fields<'_>, key: &str, ends: usize) -> Vec<(usize, T)>
 where
     T: std::str::FromStr<Err: std::fmt::Display>,

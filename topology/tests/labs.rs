@@ -133,3 +133,24 @@ fn the_labels_are_documented() -> Result {
     }
     same(&path, &format!("{before}{begin}{table}{end}{after}"))
 }
+
+/// FRR's own parser takes what is rendered, and refuses what it does not know. The package `frr` is needed.
+#[test]
+fn frr_takes_the_configuration() -> Result {
+    let check = |path: &Path| -> Result<bool> {
+        let run = std::process::Command::new("vtysh").arg("-C").arg("-f").arg(path).output();
+        Ok(run.map_err(|e| format!("run vtysh, of the package frr: {e}"))?.status.success())
+    };
+    for name in LABS {
+        for node in ["spine1", "leaf1", "leaf2"] {
+            let path = folder(name).join("configs").join(node).join("frr.conf");
+            assert!(check(&path)?, "{}", path.display());
+        }
+    }
+    let wrong = std::env::temp_dir().join(format!("causeway-frr-{}.conf", std::process::id()));
+    std::fs::write(&wrong, "router bgp 65000\n nieghbor 10.0.0.1 remote-as 65000\n")?;
+    let taken = check(&wrong);
+    std::fs::remove_file(&wrong)?;
+    assert!(!taken?, "vtysh takes anything");
+    Ok(())
+}

@@ -115,6 +115,25 @@ fn links_of_every_kind() -> Result {
 }
 
 #[test]
+fn kind_and_group_give_each_other() -> Result {
+    let text = "name: x\ntopology:\n  defaults: {kind: linux, group: d}\n  kinds:\n    bridge: {group: k, type: from-kind}\n  groups:\n    d: {kind: bridge}\n    g: {kind: host, type: from-group}\n  nodes:\n    by-default: {image: a}\n    by-group: {group: g}\n    by-kind: {kind: linux}\n";
+    let lab = read(text)?.lab;
+    let of = |name: &str| {
+        let node = &lab.nodes[name];
+        (
+            node.kind.clone(),
+            node.group.clone().unwrap_or_default(),
+            node.node_type.clone().unwrap_or_default(),
+        )
+    };
+    let want = |kind: &str, group: &str, of: &str| (kind.to_owned(), group.to_owned(), of.to_owned());
+    assert_eq!(of("by-default"), want("bridge", "k", "from-kind"));
+    assert_eq!(of("by-group"), want("host", "g", "from-group"));
+    assert_eq!(of("by-kind"), want("linux", "d", ""));
+    Ok(())
+}
+
+#[test]
 fn names_follow_the_prefix() -> Result {
     for (prefix, want) in [
         ("", "clab-x-n1"),
