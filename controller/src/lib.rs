@@ -1,9 +1,18 @@
 //! The controller: the store of record for every address and MAC, and all that is derived from it.
 
+mod agents;
 pub mod alloc;
+mod api;
+pub mod config;
 pub mod derive;
+pub mod fabric;
+mod http;
+pub mod intent;
 pub mod keys;
+mod metrics;
 pub mod model;
+pub mod ports;
+pub mod run;
 pub mod snapshot;
 pub mod state;
 pub mod store;
