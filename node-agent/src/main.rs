@@ -1,1 +1,207 @@
-fn main() {}
+//! The node agent's program.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use causeway_agent::agent;
+use causeway_agent::config::{Config, LogFormat};
+use causeway_agent::journal::Journal;
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Brings this machine to the state that the Causeway controller derives for it, and keeps it there.
+#[derive(Debug, Parser)]
+#[command(name = "causeway-agent", version)]
+struct Args {
+    /// Configuration file (YAML)
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The node's name, as the controller knows it
+    #[arg(long, env = "CAUSEWAY_NODE", global = true)]
+    node: Option<String>,
+    /// Controllers, separated by commas: http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:/PATH
+    #[arg(
+        long,
+        env = "CAUSEWAY_CONTROLLERS",
+        value_delimiter = ',',
+        value_name = "ADDRESS,…",
+        global = true
+    )]
+    controllers: Vec<String>,
+    /// Directory of the last complete state
+    #[arg(long, env = "CAUSEWAY_STATE_DIR", value_name = "DIR", global = true)]
+    state_dir: Option<PathBuf>,
+    /// Form of the log
+    #[arg(long, value_enum, global = true)]
+    log_format: Option<LogFormat>,
+    /// Log filter, for example debug or causeway_agent=debug
+    #[arg(long, env = "CAUSEWAY_LOG", value_name = "FILTER", global = true)]
+    log: Option<String>,
+    /// Print the configuration in force and exit
+    #[arg(long)]
+    print_config: bool,
+    /// Print what would be done, as commands, touch nothing and exit
+    #[arg(long, global = true)]
+    dry_run: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Remove everything of Causeway from this host's kernel (with --dry-run: only print it)
+    Cleanup,
+    /// Print the last complete state on disk, as JSON
+    State,
+}
+
+impl Args {
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        if let Some(node) = &self.node {
+            config.node.clone_from(node);
+        }
+        if !self.controllers.is_empty() {
+            config.controllers = self.controllers.iter().map(|c| c.trim().to_owned()).collect();
+        }
+        if let Some(dir) = &self.state_dir {
+            config.state_dir.clone_from(dir);
+        }
+        config.log_format = self.log_format.unwrap_or(config.log_format);
+        if let Some(log) = &self.log {
+            config.log.clone_from(log);
+        }
+        Ok(config)
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "causeway-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = args.config()?;
+    let mut out = std::io::stdout().lock();
+    if args.print_config {
+        out.write_all(config.to_yaml()?.as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match args.command {
+        Some(Command::Cleanup) => cleanup(args.dry_run, &mut out),
+        Some(Command::State) => print_state(&config, &mut out),
+        None => {
+            config.check()?;
+            start_log(&config)?;
+            let runtime =
+                tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let done = match args.dry_run {
+                true => runtime.block_on(dry_run(&config, &mut out)),
+                false => runtime.block_on(serve(config)).map(|()| ExitCode::SUCCESS),
+            };
+            runtime.shutdown_timeout(Duration::from_secs(5));
+            done
+        }
+    }
+}
+
+fn start_log(config: &Config) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
+        .with_context(|| format!("log: '{}' is not a filter", config.log))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!(node = %config.node, version = env!("CARGO_PKG_VERSION"), "agent starts");
+    // Without systemd there is nobody to tell.
+    let started = || {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    };
+    let agent = agent::run(config, stop.clone(), started);
+    tokio::pin!(agent);
+    let ended = tokio::select! {
+        ended = &mut agent => ended,
+        _ = terminate.recv() => { stop.cancel(); agent.await }
+        _ = interrupt.recv() => { stop.cancel(); agent.await }
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("agent stops, data plane stays");
+    Ok(ended?)
+}
+
+async fn dry_run(config: &Config, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let would = agent::dry_run(config, Duration::from_secs(10)).await?;
+    writeln!(
+        out,
+        "# revision {}: {} steps, {} problems",
+        would.revision,
+        would.ops.len(),
+        would.problems.len()
+    )?;
+    for op in &would.ops {
+        writeln!(out, "{op}")?;
+    }
+    for problem in &would.problems {
+        writeln!(out, "# problem: {problem}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cleanup(dry: bool, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut failed = false;
+    for (op, error) in agent::cleanup(dry)? {
+        match error {
+            None => writeln!(out, "{op}")?,
+            Some(error) => {
+                failed = true;
+                writeln!(out, "{op}    # failed: {error}")?;
+            }
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print_state(config: &Config, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let Some(state) = Journal::load(&config.state_dir)? else {
+        anyhow::bail!(
+            "there is no state in {}; an agent writes it when a controller has answered",
+            config.state_dir.display()
+        );
+    };
+    let json = serde_json::json!({
+        "revision": state.revision, "node": state.node, "vtep": state.vtep, "underlay_mtu": state.underlay_mtu,
+        "networks": state.networks.iter().map(|n| serde_json::json!({
+            "vni": n.vni, "vrf": n.vrf, "network": n.network, "mtu": n.mtu, "bridge_mac": n.bridge_mac,
+        })).collect::<Vec<_>>(),
+        "ports": state.ports.iter().map(|p| serde_json::json!({
+            "id": p.id, "vni": p.vni, "mac": p.mac, "addresses": p.addresses, "gateways": p.gateways, "mtu": p.mtu,
+            "netns": p.netns, "interface": p.interface, "generation": p.generation,
+        })).collect::<Vec<_>>(),
+        "remotes": state.remotes.iter().map(|r| serde_json::json!({
+            "vni": r.vni, "mac": r.mac, "vtep": r.vtep, "addresses": r.addresses,
+        })).collect::<Vec<_>>(),
+        "floods": state.floods.iter().map(|f| serde_json::json!({"vni": f.vni, "vtep": f.vtep})).collect::<Vec<_>>(),
+    });
+    writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,141 @@
+//! Names and marks of the kernel objects that belong to Causeway: how it knows its own from everybody else's.
+//!
+//! A link is ours if its name has our form **and** it carries link group 77 or an alias that starts with `causeway:`.
+//! Neighbours, addresses and routes are ours by protocol 77. FDB entries carry no mark that the kernel keeps: they are
+//! ours by sitting on a device of ours.
+
+use std::fmt;
+use std::sync::Arc;
+
+use causeway_proto::{PortKey, Vni};
+
+/// Link group of all our links.
+pub const LINK_GROUP: u32 = 77;
+/// Protocol number of our neighbours, addresses and routes; free in iproute2's and FRR's tables.
+pub const PROTOCOL: u8 = 77;
+/// What the alias of each link of ours begins with.
+pub const ALIAS_PREFIX: &str = "causeway:";
+/// The kernel keeps aliases of up to 255 bytes.
+const ALIAS_LIMIT: usize = 255;
+
+/// Name of a network device, at most 15 bytes. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Dev(Arc<str>);
+
+/// What a device of ours is for, as its name says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Bridge of a network.
+    Bridge(Vni),
+    /// VXLAN device of a network.
+    Vxlan(Vni),
+    /// Host side of a workload's veth pair.
+    Port,
+}
+
+impl Dev {
+    /// The device with this name; the kernel refuses names that are too long.
+    pub fn new(name: &str) -> Self {
+        Dev(name.into())
+    }
+
+    /// `cwb` and the VNI.
+    pub fn bridge(vni: Vni) -> Self {
+        Dev(format!("cwb{vni}").into())
+    }
+
+    /// `cwx` and the VNI.
+    pub fn vxlan(vni: Vni) -> Self {
+        Dev(format!("cwx{vni}").into())
+    }
+
+    /// `cwp` and 48 bits of a hash (FNV-1a) of the port's key: the same on every start and every node.
+    pub fn port(id: &PortKey) -> Self {
+        let hash = id
+            .to_string()
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+        Dev(format!("cwp{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff).into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What it is for; `None` if the name is none that we give.
+    pub fn role(&self) -> Option<Role> {
+        let vni = |digits: &str| {
+            let number: u32 = digits.parse().ok()?;
+            // "007" and "+7" parse too, but we never write them.
+            (number.to_string() == digits).then(|| Vni::try_from(number).ok()).flatten()
+        };
+        if let Some(rest) = self.0.strip_prefix("cwb") {
+            return vni(rest).map(Role::Bridge);
+        }
+        if let Some(rest) = self.0.strip_prefix("cwx") {
+            return vni(rest).map(Role::Vxlan);
+        }
+        let hash = self.0.strip_prefix("cwp")?;
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (hash.len() == 12 && hash.bytes().all(hex)).then_some(Role::Port)
+    }
+}
+
+impl fmt::Display for Dev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Dev {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Alias of a network's bridge and VXLAN device.
+pub fn network_alias(network: &str) -> String {
+    cut(format!("{ALIAS_PREFIX}net={network}"))
+}
+
+/// Alias of a port's host side. The generation in it is what a restarted agent knows about announcements: it is
+/// written after the address was announced, so equal means announced.
+pub fn port_alias(id: &PortKey, generation: u64) -> String {
+    cut(format!("{ALIAS_PREFIX}gen={generation};port={id}"))
+}
+
+fn cut(mut text: String) -> String {
+    let end = (0..=ALIAS_LIMIT.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    text.truncate(end);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn roles_are_read_back_from_names() {
+        let vni = Vni::try_from(16_777_215).unwrap();
+        assert_eq!(Dev::bridge(vni).role(), Some(Role::Bridge(vni)));
+        assert_eq!(Dev::vxlan(vni).role(), Some(Role::Vxlan(vni)));
+        for name in
+            ["cwb", "cwb0", "cwb007", "cwb+7", "cwb16777216", "cwx1a", "cwp1", "cwpABCDEF012345", "br0", ""]
+        {
+            assert_eq!(Dev::new(name).role(), None, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn port_names_fit_and_are_ours(name in "[a-z0-9]{1,9}/[a-z0-9]{1,9}/[A-Za-z0-9][A-Za-z0-9._:/-]{0,200}") {
+            let id: PortKey = name.parse().unwrap();
+            let dev = Dev::port(&id);
+            prop_assert_eq!(dev.as_str().len(), 15);
+            prop_assert_eq!(dev.role(), Some(Role::Port));
+            prop_assert!(port_alias(&id, u64::MAX).len() <= 255);
+        }
+    }
+}

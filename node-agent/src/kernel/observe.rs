@@ -1,0 +1,331 @@
+//! Reading the kernel back.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use causeway_proto::Mac;
+use netlink_packet_route::route::{RouteMessage, RouteProtocol};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{Kernel, Stirred, Watch};
+use crate::dev::{Dev, Role};
+use crate::model::{Desired, Key, Port};
+use crate::netlink::NetlinkError;
+use crate::netlink::message::{get_addresses, get_link, get_neighbours, get_routes};
+use crate::netlink::monitor::Monitor;
+use crate::netlink::parse::{self, Kind, RawFdb, RawLink};
+use crate::netlink::socket::Connection;
+use crate::netns::{Netns, NetnsError};
+use crate::observed::{
+    Bridge, FdbEntry, FdbPort, HostSide, Inside, Neighbour, Observed, Peer, TunnelEntry, Vxlan,
+};
+
+impl Kernel {
+    pub(super) fn observe_all(&mut self, desired: &Desired) -> Result<Observed, NetlinkError> {
+        let mut observed = Observed::default();
+        self.names.clear();
+        self.indexes.clear();
+        let links: Vec<RawLink> = self.dump_links()?;
+        for link in &links {
+            self.take_link(link, &links, &mut observed);
+        }
+        if !self.indexes.is_empty() {
+            for message in self.connection.dump(get_neighbours(AddressFamily::Bridge, 0))? {
+                if let RouteNetlinkMessage::NewNeighbour(message) = message
+                    && let Some(raw) = parse::fdb(&message)
+                {
+                    self.take_fdb(&raw, &mut observed);
+                }
+            }
+            for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+                for message in self.connection.dump(get_neighbours(family, 0))? {
+                    if let RouteNetlinkMessage::NewNeighbour(message) = message
+                        && let Some((index, ip, found)) = parse::neighbour(&message)
+                    {
+                        self.take_neighbour(index, ip, found, &mut observed);
+                    }
+                }
+            }
+        }
+        let wanted: BTreeSet<Dev> = desired.ports().keys().map(Dev::port).collect();
+        self.watches.retain(|dev, _| wanted.contains(dev));
+        for dev in wanted {
+            if let Some(port) = desired.port_at(&dev) {
+                self.look_inside(port, &dev, &links, &mut observed);
+            }
+        }
+        Ok(observed)
+    }
+
+    fn dump_links(&mut self) -> Result<Vec<RawLink>, NetlinkError> {
+        let found = self.connection.dump(get_link(None))?;
+        let links = found.iter().filter_map(|m| match m {
+            RouteNetlinkMessage::NewLink(message) => parse::link(message),
+            _ => None,
+        });
+        Ok(links.collect())
+    }
+
+    pub(super) fn get_link(&mut self, dev: &Dev) -> Result<Option<RawLink>, NetlinkError> {
+        Ok(match self.connection.get(get_link(Some(dev)))? {
+            Some(RouteNetlinkMessage::NewLink(message)) => parse::link(&message),
+            _ => None,
+        })
+    }
+
+    /// Enters a link into the observed state if it is ours or in our way. `all` serves to name its master.
+    fn take_link(&mut self, raw: &RawLink, all: &[RawLink], observed: &mut Observed) {
+        let kind = match raw.name.role() {
+            Some(Role::Bridge(_)) => Kind::Bridge,
+            Some(Role::Vxlan(_)) => Kind::Vxlan,
+            Some(Role::Port) => Kind::Veth,
+            None => Kind::Other,
+        };
+        let ours = kind != Kind::Other && raw.kind == kind && raw.is_marked();
+        if !ours {
+            if kind != Kind::Other {
+                observed.foreign.insert(raw.name.clone());
+            }
+            if raw.kind == Kind::Vxlan {
+                observed.foreign_vxlans.insert((raw.vni, raw.port), raw.name.to_string());
+            }
+            return;
+        }
+        self.learn_index(&raw.name, raw.index);
+        let mut link = raw.link.clone();
+        let name_of = |index: u32| all.iter().find(|l| l.index == index).map(|l| l.name.clone());
+        link.master =
+            raw.master.map(|index| name_of(index).unwrap_or_else(|| Dev::new(&format!("#{index}"))));
+        match raw.name.role() {
+            Some(Role::Bridge(vni)) => {
+                let mac = raw.mac.unwrap_or(Mac::new([0; 6]));
+                observed.bridges.insert(vni, Bridge { link, mac, accept_ra: raw.accept_ra });
+            }
+            Some(Role::Vxlan(vni)) => {
+                let RawLink { vni: number, local, port, learning, flags, .. } = *raw;
+                observed.vxlans.insert(vni, Vxlan { link, vni: number, local, port, learning, flags });
+            }
+            _ => {
+                observed.ports.insert(raw.name.clone(), HostSide { link, flags: raw.flags });
+            }
+        }
+    }
+
+    /// Reads one device of ours back and forgets what the kernel deleted with an earlier one of its name.
+    pub(super) fn refresh_dev(&mut self, dev: &Dev, observed: &mut Observed) -> Result<(), NetlinkError> {
+        let found = self.get_link(dev)?;
+        let replaced = self.indexes.get(dev).copied() != found.as_ref().map(|l| l.index);
+        observed.foreign.remove(dev);
+        if replaced || found.as_ref().is_none_or(|l| !l.is_marked()) {
+            match dev.role() {
+                Some(Role::Bridge(vni)) => observed.forget_bridge(vni),
+                Some(Role::Vxlan(vni)) => observed.forget_vxlan(vni),
+                _ => observed.forget_port(dev),
+            }
+            self.forget_index(dev);
+        }
+        let Some(raw) = found else { return Ok(()) };
+        let mut all = Vec::new();
+        if let Some(index) = raw.master {
+            match self.names.get(&index) {
+                Some(name) => all.push(RawLink { index, name: name.clone(), ..raw.clone() }),
+                None => all = self.dump_links()?,
+            }
+        }
+        self.take_link(&raw, &all, observed);
+        Ok(())
+    }
+
+    pub(super) fn refresh_keys(
+        &mut self,
+        keys: &BTreeSet<Key>,
+        desired: &Desired,
+        observed: &mut Observed,
+    ) -> Result<(), NetlinkError> {
+        for key in keys {
+            match key {
+                Key::Network(vni) => {
+                    self.refresh_dev(&Dev::bridge(*vni), observed)?;
+                    self.refresh_dev(&Dev::vxlan(*vni), observed)?;
+                }
+                Key::Port(dev) => {
+                    self.refresh_dev(dev, observed)?;
+                    self.refresh_inside(dev, desired, observed)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn refresh_inside(
+        &mut self,
+        dev: &Dev,
+        desired: &Desired,
+        observed: &mut Observed,
+    ) -> Result<(), NetlinkError> {
+        let Some(port) = desired.port_at(dev) else {
+            self.watches.remove(dev);
+            observed.insides.remove(dev);
+            return Ok(());
+        };
+        let host: Vec<RawLink> = self.get_link(dev)?.into_iter().collect();
+        self.look_inside(port, dev, &host, observed);
+        Ok(())
+    }
+
+    /// What tells the port and index of an FDB entry: which network, and which of its devices.
+    pub(super) fn take_fdb(&self, raw: &RawFdb, observed: &mut Observed) -> Option<Key> {
+        let role = self.names.get(&raw.index).and_then(Dev::role);
+        if raw.own {
+            let Some(Role::Vxlan(vni)) = role else { return None };
+            let vtep = raw.vtep;
+            if raw.mac.is_zero() {
+                observed.floods.insert((vni, vtep?));
+                return Some(Key::Flood(vni, vtep?));
+            }
+            let entry = TunnelEntry { vtep, lasting: raw.kind != crate::observed::FdbKind::Dynamic };
+            observed.tunnels.insert((vni, raw.mac), entry);
+            return Some(Key::Mac(vni, raw.mac));
+        }
+        let Some(Role::Bridge(vni)) = self.names.get(&raw.bridge?).and_then(Dev::role) else { return None };
+        observed.fdb.insert(
+            (vni, raw.mac),
+            FdbEntry { port: self.fdb_port(raw, vni), kind: raw.kind, sticky: raw.sticky },
+        );
+        Some(Key::Mac(vni, raw.mac))
+    }
+
+    pub(super) fn fdb_port(&self, raw: &RawFdb, vni: causeway_proto::Vni) -> FdbPort {
+        match self.names.get(&raw.index) {
+            Some(dev) => match dev.role() {
+                Some(Role::Vxlan(v)) if v == vni => FdbPort::Vxlan,
+                Some(Role::Port) => FdbPort::Port(dev.clone()),
+                _ => FdbPort::Other,
+            },
+            None => FdbPort::Other,
+        }
+    }
+
+    pub(super) fn take_neighbour(
+        &self,
+        index: u32,
+        ip: std::net::IpAddr,
+        found: Neighbour,
+        observed: &mut Observed,
+    ) -> Option<Key> {
+        let Some(Role::Bridge(vni)) = self.names.get(&index).and_then(Dev::role) else { return None };
+        observed.neighbours.insert((vni, ip), found);
+        Some(Key::Neigh(vni, ip))
+    }
+
+    fn look_inside(&mut self, port: &Port, dev: &Dev, links: &[RawLink], observed: &mut Observed) {
+        let host = links.iter().find(|l| l.name == *dev).filter(|l| l.kind == Kind::Veth && l.is_marked());
+        let pair = host.and_then(|l| Some((l.index, l.peer?)));
+        let inside = match self.enter_and_look(port, dev, pair) {
+            Ok(inside) => inside,
+            Err(error) => {
+                let id = crate::netns::identify(&port.netns);
+                self.watches.insert(dev.clone(), Watch { netns: port.netns.clone(), id, task: None });
+                Inside::Unreachable(error.to_string())
+            }
+        };
+        observed.insides.insert(dev.clone(), inside);
+    }
+
+    fn enter_and_look(
+        &mut self,
+        port: &Port,
+        dev: &Dev,
+        pair: Option<(u32, u32)>,
+    ) -> Result<Inside, NetnsError> {
+        let netns = Netns::open(&port.netns)?;
+        if netns.id() == self.own {
+            return Err(NetnsError::Own(port.netns.clone()));
+        }
+        let failed = |act, source| NetnsError::Failed { netns: port.netns.clone(), act, source };
+        let watched = self.watches.get(dev).is_some_and(|w| w.id == Some(netns.id()) && w.task.is_some());
+        let (monitor, looked) = netns.run(|| {
+            // Subscribe first, then look: nothing falls between.
+            let monitor = if watched { Ok(None) } else { Monitor::of_workload().map(Some) };
+            (monitor, look(&port.interface, pair))
+        })?;
+        if let Some(monitor) = monitor.map_err(|e| failed("subscribe", e))? {
+            let task = watch(monitor, dev.clone(), &self.stirred).map_err(|e| failed("watch", e))?;
+            let (netns, id) = (port.netns.clone(), Some(netns.id()));
+            self.watches.insert(dev.clone(), Watch { netns, id, task: Some(task) });
+        }
+        looked.map_err(|e| failed("read", io::Error::other(e.to_string())))
+    }
+}
+
+fn watch(monitor: Monitor, dev: Dev, stirred: &Arc<Stirred>) -> io::Result<tokio::task::AbortHandle> {
+    let mut monitor = monitor.register()?;
+    let stirred = Arc::clone(stirred);
+    let task = tokio::spawn(async move {
+        loop {
+            match monitor.readable_mut().await {
+                Ok(mut ready) => ready.clear_ready(),
+                Err(_) => return,
+            }
+            match monitor.get_mut().discard() {
+                Ok(true) => stirred.add(dev.clone()),
+                Ok(false) => {}
+                Err(_) => return,
+            }
+        }
+    });
+    Ok(task.abort_handle())
+}
+
+/// Inside the namespace: is the peer of our host side here, under the right name, and what has it?
+fn look(interface: &Dev, pair: Option<(u32, u32)>) -> Result<Inside, NetlinkError> {
+    let mut connection = Connection::open()?;
+    let found = connection.dump(get_link(None))?;
+    let links: Vec<RawLink> = found
+        .iter()
+        .filter_map(|m| if let RouteNetlinkMessage::NewLink(l) = m { parse::link(l) } else { None })
+        .collect();
+    let Some(link) = links.iter().find(|l| l.name == *interface) else { return Ok(Inside::Absent) };
+    // Indexes are per namespace, so a stranger's pair could have the same two: our group tells them apart.
+    let peer = link.kind == Kind::Veth && link.link.grouped;
+    if !peer || pair != link.peer.map(|host| (host, link.index)) {
+        return Ok(Inside::Foreign);
+    }
+    let mut peer = Peer {
+        mac: link.mac.unwrap_or(Mac::new([0; 6])),
+        mtu: link.link.mtu,
+        up: link.link.up,
+        loopback_up: links.iter().any(|l| l.name.as_str() == "lo" && l.link.up),
+        accept_ra: link.accept_ra,
+        addresses: Default::default(),
+        gateways: Default::default(),
+    };
+    for message in connection.dump(get_addresses())? {
+        if let RouteNetlinkMessage::NewAddress(message) = message
+            && let Some((_, address, ours)) = parse::address(&message).filter(|a| a.0 == link.index)
+        {
+            peer.addresses.insert(address, ours);
+        }
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for message in connection.dump(any_protocol(get_routes(family)))? {
+            if let RouteNetlinkMessage::NewRoute(message) = message
+                && let Some((_, gateway, ours)) = parse::default_route(&message).filter(|r| r.0 == link.index)
+            {
+                peer.gateways.insert(gateway, ours);
+            }
+        }
+    }
+    Ok(Inside::Present(peer))
+}
+
+/// A workload's own default route serves as well as ours.
+fn any_protocol(request: RouteNetlinkMessage) -> RouteNetlinkMessage {
+    let RouteNetlinkMessage::GetRoute(message) = request else { return request };
+    let mut any = RouteMessage::default();
+    any.header.address_family = message.header.address_family;
+    any.header.protocol = RouteProtocol::Unspec;
+    RouteNetlinkMessage::GetRoute(any)
+}

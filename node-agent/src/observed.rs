@@ -1,0 +1,401 @@
+//! What the kernel is like: read back and mapped to the model's terms, so that a plan is a comparison. Messages of the
+//! kernel are never compared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use causeway_proto::{Mac, Vni};
+
+use crate::dev::Dev;
+use crate::model::{IfAddr, Key, Place};
+use crate::op::{Half, LinkChange, Op};
+
+/// Flags of a bridge port that we care about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortFlags {
+    /// Learns source MACs.
+    pub learning: bool,
+    /// Answers ARP and ND for known neighbours instead of flooding to this port.
+    pub neigh_suppress: bool,
+    /// Floods gratuitous ARP and unsolicited NA to this port in spite of suppression; `None`: this kernel cannot.
+    pub forward_gratuitous: Option<bool>,
+}
+
+impl Default for PortFlags {
+    /// What the kernel gives a new port.
+    fn default() -> Self {
+        PortFlags { learning: true, neigh_suppress: false, forward_gratuitous: None }
+    }
+}
+
+/// What all links of ours have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Bytes.
+    pub mtu: u32,
+    /// Empty: none.
+    pub alias: String,
+    /// Is in our link group.
+    pub grouped: bool,
+    /// Administratively up.
+    pub up: bool,
+    /// Makes no IPv6 link-local address of its own.
+    pub addrgen_none: bool,
+    /// Bridge that it is a port of.
+    pub master: Option<Dev>,
+}
+
+/// Bridge of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bridge {
+    /// Common part.
+    pub link: Link,
+    /// Its address.
+    pub mac: Mac,
+    /// Listens to router advertisements.
+    pub accept_ra: bool,
+}
+
+/// VXLAN device of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vxlan {
+    /// Common part.
+    pub link: Link,
+    /// VNI that it was made with.
+    pub vni: u32,
+    /// Source address of tunnel packets.
+    pub local: Option<IpAddr>,
+    /// UDP port.
+    pub port: u16,
+    /// Learns VTEPs from packets.
+    pub learning: bool,
+    /// Its flags as bridge port.
+    pub flags: PortFlags,
+}
+
+/// Host side of a workload's veth pair.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HostSide {
+    /// Common part.
+    pub link: Link,
+    /// Its flags as bridge port.
+    pub flags: PortFlags,
+}
+
+/// What is found in a workload's namespace under the wanted interface name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inside {
+    /// The namespace cannot be entered, and why.
+    Unreachable(String),
+    /// No interface of that name, and no peer of our host side.
+    Absent,
+    /// An interface of that name that is not the peer of our host side.
+    Foreign,
+    /// The peer of our host side.
+    Present(Peer),
+}
+
+/// The workload's side of a veth pair.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub mac: Mac,
+    /// Bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Loopback of the namespace is up.
+    pub loopback_up: bool,
+    /// Listens to router advertisements.
+    pub accept_ra: bool,
+    /// Addresses, and whether they carry our protocol number.
+    pub addresses: BTreeMap<IfAddr, bool>,
+    /// Gateways of default routes through it, and whether they carry our protocol number.
+    pub gateways: BTreeMap<IpAddr, bool>,
+}
+
+/// Port that an entry of a bridge's FDB points to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FdbPort {
+    /// The network's VXLAN device.
+    Vxlan,
+    /// A workload's host side.
+    Port(Dev),
+    /// A device that is not ours.
+    Other,
+}
+
+/// How an entry of a bridge's FDB behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FdbKind {
+    /// Frames are for the host itself (NUD_PERMANENT).
+    Local,
+    /// Does not age.
+    Static,
+    /// Set by a control plane; does not age.
+    Extern,
+    /// Learned; ages.
+    Dynamic,
+}
+
+/// Entry of a bridge's FDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// Where frames go.
+    pub port: FdbPort,
+    /// How it behaves.
+    pub kind: FdbKind,
+    /// Cannot be moved by a frame.
+    pub sticky: bool,
+}
+
+/// Entry of a VXLAN device's FDB.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelEntry {
+    /// The VTEP.
+    pub vtep: Option<IpAddr>,
+    /// Does not age.
+    pub lasting: bool,
+}
+
+/// Neighbour on a bridge of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its MAC; `None` while it is being resolved.
+    pub mac: Option<Mac>,
+    /// Does not age and does not count against the table limit.
+    pub lasting: bool,
+    /// Who set it; 0: the kernel or nobody said.
+    pub protocol: u8,
+}
+
+/// All that is ours in the kernel, and what is in its way.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Bridges of ours.
+    pub bridges: BTreeMap<Vni, Bridge>,
+    /// VXLAN devices of ours.
+    pub vxlans: BTreeMap<Vni, Vxlan>,
+    /// Host sides of ours.
+    pub ports: BTreeMap<Dev, HostSide>,
+    /// Workload sides, by host side, of wanted ports.
+    pub insides: BTreeMap<Dev, Inside>,
+    /// Entries of our bridges' FDBs.
+    pub fdb: BTreeMap<(Vni, Mac), FdbEntry>,
+    /// Entries of our VXLAN devices' FDBs, the flood list left out.
+    pub tunnels: BTreeMap<(Vni, Mac), TunnelEntry>,
+    /// Flood lists.
+    pub floods: BTreeSet<(Vni, IpAddr)>,
+    /// Neighbours on our bridges.
+    pub neighbours: BTreeMap<(Vni, IpAddr), Neighbour>,
+    /// Links with a name of our form that are not ours.
+    pub foreign: BTreeSet<Dev>,
+    /// VXLAN devices of others, by (VNI, UDP port).
+    pub foreign_vxlans: BTreeMap<(u32, u16), String>,
+}
+
+impl Observed {
+    /// Keys of everything in it that is or may be ours.
+    pub fn keys(&self) -> BTreeSet<Key> {
+        let networks = self.bridges.keys().chain(self.vxlans.keys()).map(|&v| Key::Network(v));
+        let ports = self.ports.keys().cloned().map(Key::Port);
+        let ours = |e: &FdbEntry| e.kind != FdbKind::Local && e.port != FdbPort::Other;
+        let fdb = self.fdb.iter().filter(|(_, e)| ours(e)).map(|(&(v, m), _)| Key::Mac(v, m));
+        let tunnels = self.tunnels.keys().map(|&(v, m)| Key::Mac(v, m));
+        let floods = self.floods.iter().map(|&(v, t)| Key::Flood(v, t));
+        let ours = |n: &Neighbour| n.protocol == crate::dev::PROTOCOL;
+        let neighbours = self.neighbours.iter().filter(|(_, n)| ours(n)).map(|(&(v, i), _)| Key::Neigh(v, i));
+        networks.chain(ports).chain(fdb).chain(tunnels).chain(floods).chain(neighbours).collect()
+    }
+
+    /// Forgets the bridge of a network and all that the kernel deletes with it.
+    pub fn forget_bridge(&mut self, vni: Vni) {
+        self.bridges.remove(&vni);
+        self.fdb.retain(|(v, _), _| *v != vni);
+        self.neighbours.retain(|(v, _), _| *v != vni);
+        let bridge = Dev::bridge(vni);
+        let links = self.vxlans.values_mut().map(|x| (&mut x.link, &mut x.flags));
+        for (link, flags) in links.chain(self.ports.values_mut().map(|p| (&mut p.link, &mut p.flags))) {
+            if link.master.as_ref() == Some(&bridge) {
+                link.master = None;
+                *flags = PortFlags { forward_gratuitous: flags.forward_gratuitous, ..PortFlags::default() };
+            }
+        }
+    }
+
+    /// Forgets the VXLAN device of a network and all that the kernel deletes with it.
+    pub fn forget_vxlan(&mut self, vni: Vni) {
+        self.vxlans.remove(&vni);
+        self.tunnels.retain(|(v, _), _| *v != vni);
+        self.floods.retain(|(v, _)| *v != vni);
+        self.fdb.retain(|(v, _), e| *v != vni || e.port != FdbPort::Vxlan);
+    }
+
+    /// Forgets a host side and all that the kernel deletes with it.
+    pub fn forget_port(&mut self, dev: &Dev) {
+        self.ports.remove(dev);
+        self.fdb.retain(|_, e| e.port != FdbPort::Port(dev.clone()));
+        if let Some(inside @ Inside::Present(_)) = self.insides.get_mut(dev) {
+            *inside = Inside::Absent;
+        }
+    }
+
+    /// What the kernel is like after `op` succeeded.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::LinkDel { dev } => match dev.role() {
+                Some(crate::dev::Role::Bridge(vni)) => self.forget_bridge(vni),
+                Some(crate::dev::Role::Vxlan(vni)) => self.forget_vxlan(vni),
+                _ => self.forget_port(dev),
+            },
+            Op::BridgeAdd { .. } | Op::VxlanAdd { .. } | Op::PortAdd { .. } => self.apply_add(op),
+            Op::LinkSet { dev, change } => self.apply_change(dev, change),
+            Op::PortFlags { dev, flags } => {
+                if let Some(found) = self.flags_mut(dev) {
+                    found.learning = flags.learning;
+                    found.neigh_suppress = flags.neigh_suppress;
+                    // An old kernel ignores the attribute and never shows it.
+                    if found.forward_gratuitous.is_some() {
+                        found.forward_gratuitous = flags.forward_gratuitous;
+                    }
+                }
+            }
+            Op::AcceptRaOff { dev } => {
+                if let Some(crate::dev::Role::Bridge(vni)) = dev.role()
+                    && let Some(bridge) = self.bridges.get_mut(&vni)
+                {
+                    bridge.accept_ra = false;
+                }
+            }
+            Op::FdbSet { vni, mac, place } => self.apply_fdb(*vni, *mac, place),
+            Op::FdbDel { vni, mac, half: Half::Bridge, .. } => {
+                self.fdb.remove(&(*vni, *mac));
+            }
+            Op::FdbDel { vni, mac, half: Half::Tunnel, .. } => {
+                self.tunnels.remove(&(*vni, *mac));
+            }
+            Op::FloodAdd { vni, vtep } => {
+                self.floods.insert((*vni, *vtep));
+            }
+            Op::FloodDel { vni, vtep } => {
+                self.floods.remove(&(*vni, *vtep));
+            }
+            Op::NeighSet { vni, ip, mac } => {
+                let new = Neighbour { mac: Some(*mac), lasting: true, protocol: crate::dev::PROTOCOL };
+                self.neighbours.insert((*vni, *ip), new);
+            }
+            Op::NeighDel { vni, ip } => {
+                self.neighbours.remove(&(*vni, *ip));
+            }
+            _ => self.apply_inside(op),
+        }
+    }
+
+    fn apply_add(&mut self, op: &Op) {
+        match op {
+            Op::BridgeAdd { vni, mac, mtu } => {
+                let link = Link { mtu: *mtu, grouped: true, ..Link::default() };
+                self.bridges.insert(*vni, Bridge { link, mac: *mac, accept_ra: true });
+            }
+            Op::VxlanAdd { vni, local, port, mtu } => {
+                let link = Link { mtu: *mtu, grouped: true, ..Link::default() };
+                let flags = PortFlags::default();
+                let (local, port) = (Some(*local), *port);
+                self.vxlans.insert(*vni, Vxlan { link, vni: vni.get(), local, port, learning: false, flags });
+            }
+            Op::PortAdd { at, vni, mac, mtu } => {
+                let master = Some(Dev::bridge(*vni));
+                let link = Link { mtu: *mtu, grouped: true, master, ..Link::default() };
+                self.ports.insert(at.dev.clone(), HostSide { link, flags: PortFlags::default() });
+                let peer = Peer {
+                    mac: *mac,
+                    mtu: *mtu,
+                    up: false,
+                    loopback_up: false,
+                    accept_ra: true,
+                    addresses: BTreeMap::new(),
+                    gateways: BTreeMap::new(),
+                };
+                self.insides.insert(at.dev.clone(), Inside::Present(peer));
+            }
+            _ => {}
+        }
+    }
+
+    fn link_mut(&mut self, dev: &Dev) -> Option<&mut Link> {
+        match dev.role()? {
+            crate::dev::Role::Bridge(vni) => self.bridges.get_mut(&vni).map(|b| &mut b.link),
+            crate::dev::Role::Vxlan(vni) => self.vxlans.get_mut(&vni).map(|x| &mut x.link),
+            crate::dev::Role::Port => self.ports.get_mut(dev).map(|p| &mut p.link),
+        }
+    }
+
+    fn flags_mut(&mut self, dev: &Dev) -> Option<&mut PortFlags> {
+        match dev.role()? {
+            crate::dev::Role::Vxlan(vni) => self.vxlans.get_mut(&vni).map(|x| &mut x.flags),
+            _ => self.ports.get_mut(dev).map(|p| &mut p.flags),
+        }
+    }
+
+    fn apply_change(&mut self, dev: &Dev, change: &LinkChange) {
+        if let (Some(mac), Some(crate::dev::Role::Bridge(vni))) = (change.mac, dev.role())
+            && let Some(bridge) = self.bridges.get_mut(&vni)
+        {
+            bridge.mac = mac;
+        }
+        let Some(link) = self.link_mut(dev) else { return };
+        link.mtu = change.mtu.unwrap_or(link.mtu);
+        link.grouped |= change.group;
+        link.addrgen_none |= change.addrgen_none;
+        link.up |= change.up;
+        if let Some(alias) = &change.alias {
+            link.alias.clone_from(alias);
+        }
+        if let Some(master) = &change.master {
+            link.master = Some(master.clone());
+            if let Some(flags) = self.flags_mut(dev) {
+                *flags = PortFlags { forward_gratuitous: flags.forward_gratuitous, ..PortFlags::default() };
+            }
+        }
+    }
+
+    fn apply_fdb(&mut self, vni: Vni, mac: Mac, place: &Place) {
+        let entry = match place {
+            Place::Remote(vtep) => {
+                self.tunnels.insert((vni, mac), TunnelEntry { vtep: Some(*vtep), lasting: true });
+                FdbEntry { port: FdbPort::Vxlan, kind: FdbKind::Extern, sticky: false }
+            }
+            Place::Local(dev) => {
+                FdbEntry { port: FdbPort::Port(dev.clone()), kind: FdbKind::Static, sticky: true }
+            }
+        };
+        self.fdb.insert((vni, mac), entry);
+    }
+
+    fn apply_inside(&mut self, op: &Op) {
+        let Some(at) = op.inside() else { return };
+        let Some(Inside::Present(peer)) = self.insides.get_mut(&at.dev) else { return };
+        match op {
+            Op::PeerSet { mac, mtu, up, .. } => {
+                peer.mac = mac.unwrap_or(peer.mac);
+                peer.mtu = mtu.unwrap_or(peer.mtu);
+                peer.up |= *up;
+            }
+            Op::LoopbackUp { .. } => peer.loopback_up = true,
+            Op::PeerAcceptRaOff { .. } => peer.accept_ra = false,
+            Op::AddrAdd { address, .. } => {
+                peer.addresses.insert(*address, true);
+            }
+            Op::AddrDel { address, .. } => {
+                peer.addresses.remove(address);
+            }
+            Op::GatewayAdd { gateway, .. } => {
+                peer.gateways.insert(*gateway, true);
+            }
+            Op::GatewayDel { gateway, .. } => {
+                peer.gateways.remove(gateway);
+            }
+            _ => {}
+        }
+    }
+}

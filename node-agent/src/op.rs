@@ -1,0 +1,347 @@
+//! The steps a plan is made of. `Display` prints the equivalent `ip`, `bridge` or `sysctl` command, so that logs,
+//! `--dry-run` and golden tests read the same.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+
+use causeway_proto::{Mac, Vni};
+
+use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
+use crate::model::{IfAddr, Key, NetnsRef, Place};
+
+/// A workload's interface: host side, namespace and name inside.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct At {
+    /// Host side.
+    pub dev: Dev,
+    /// The workload's namespace.
+    pub netns: NetnsRef,
+    /// Name inside.
+    pub interface: Dev,
+}
+
+/// Which FDB an entry is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// The bridge's (`master`).
+    Bridge,
+    /// The VXLAN device's (`self`).
+    Tunnel,
+}
+
+/// Attributes of a link to set; what is `None` or false stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkChange {
+    /// Address.
+    pub mac: Option<Mac>,
+    /// Bytes.
+    pub mtu: Option<u32>,
+    /// Put into our link group.
+    pub group: bool,
+    /// Make no IPv6 link-local address.
+    pub addrgen_none: bool,
+    /// Bridge to become a port of.
+    pub master: Option<Dev>,
+    /// Alias.
+    pub alias: Option<String>,
+    /// Set up.
+    pub up: bool,
+}
+
+/// Flags of a bridge port to set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FlagChange {
+    /// Learn source MACs.
+    pub learning: bool,
+    /// Answer ARP and ND for known neighbours.
+    pub neigh_suppress: bool,
+    /// Flood gratuitous announcements all the same; `None`: leave alone.
+    pub forward_gratuitous: Option<bool>,
+}
+
+/// One step. Each is idempotent: exists-and-equal on add and missing on delete are success.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Delete a link of ours; for a host side the workload's side goes too.
+    LinkDel { dev: Dev },
+    /// Make a network's bridge, down.
+    BridgeAdd { vni: Vni, mac: Mac, mtu: u32 },
+    /// Make a network's VXLAN device, down and in no bridge.
+    VxlanAdd { vni: Vni, local: IpAddr, port: u16, mtu: u32 },
+    /// Make a veth pair, down, its one end in the bridge, the other in the workload's namespace.
+    PortAdd { at: At, vni: Vni, mac: Mac, mtu: u32 },
+    /// Change a link of ours.
+    LinkSet { dev: Dev, change: LinkChange },
+    /// Change flags of a bridge port.
+    PortFlags { dev: Dev, flags: FlagChange },
+    /// Do not listen to router advertisements on a bridge.
+    AcceptRaOff { dev: Dev },
+    /// Send frames to a MAC to a place.
+    FdbSet { vni: Vni, mac: Mac, place: Place },
+    /// Delete an FDB entry. `dev` is the port it points to.
+    FdbDel { vni: Vni, mac: Mac, half: Half, dev: Dev },
+    /// Add a VTEP to a flood list.
+    FloodAdd { vni: Vni, vtep: IpAddr },
+    /// Take a VTEP from a flood list.
+    FloodDel { vni: Vni, vtep: IpAddr },
+    /// Set a suppression neighbour.
+    NeighSet { vni: Vni, ip: IpAddr, mac: Mac },
+    /// Delete a suppression neighbour.
+    NeighDel { vni: Vni, ip: IpAddr },
+    /// Change the workload's interface.
+    PeerSet { at: At, mac: Option<Mac>, mtu: Option<u32>, up: bool },
+    /// Set the namespace's loopback up.
+    LoopbackUp { at: At },
+    /// Do not listen to router advertisements inside.
+    PeerAcceptRaOff { at: At },
+    /// Add an address inside.
+    AddrAdd { at: At, address: IfAddr },
+    /// Delete an address of ours inside.
+    AddrDel { at: At, address: IfAddr },
+    /// Add a default route inside.
+    GatewayAdd { at: At, gateway: IpAddr },
+    /// Delete a default route of ours inside.
+    GatewayDel { at: At, gateway: IpAddr },
+    /// Tell the neighbourhood where addresses live now.
+    Announce { at: At, mac: Mac, addresses: BTreeSet<IpAddr> },
+}
+
+impl Op {
+    /// The workload's interface, for a step inside a namespace.
+    pub fn inside(&self) -> Option<&At> {
+        match self {
+            Op::PeerSet { at, .. }
+            | Op::LoopbackUp { at }
+            | Op::PeerAcceptRaOff { at }
+            | Op::AddrAdd { at, .. }
+            | Op::AddrDel { at, .. }
+            | Op::GatewayAdd { at, .. }
+            | Op::GatewayDel { at, .. }
+            | Op::Announce { at, .. } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// What it was planned for.
+    pub fn key(&self) -> Key {
+        match self {
+            Op::LinkDel { dev }
+            | Op::LinkSet { dev, .. }
+            | Op::PortFlags { dev, .. }
+            | Op::AcceptRaOff { dev } => match dev.role() {
+                Some(crate::dev::Role::Bridge(vni) | crate::dev::Role::Vxlan(vni)) => Key::Network(vni),
+                _ => Key::Port(dev.clone()),
+            },
+            Op::BridgeAdd { vni, .. } | Op::VxlanAdd { vni, .. } => Key::Network(*vni),
+            Op::FdbSet { vni, mac, .. } | Op::FdbDel { vni, mac, .. } => Key::Mac(*vni, *mac),
+            Op::FloodAdd { vni, vtep } | Op::FloodDel { vni, vtep } => Key::Flood(*vni, *vtep),
+            Op::NeighSet { vni, ip, .. } | Op::NeighDel { vni, ip } => Key::Neigh(*vni, *ip),
+            Op::PortAdd { at, .. }
+            | Op::PeerSet { at, .. }
+            | Op::LoopbackUp { at }
+            | Op::PeerAcceptRaOff { at }
+            | Op::AddrAdd { at, .. }
+            | Op::AddrDel { at, .. }
+            | Op::GatewayAdd { at, .. }
+            | Op::GatewayDel { at, .. }
+            | Op::Announce { at, .. } => Key::Port(at.dev.clone()),
+        }
+    }
+}
+
+/// `ip netns` name of a namespace that has one.
+fn netns_name(netns: &NetnsRef) -> Option<&str> {
+    let NetnsRef::Path(path) = netns else { return None };
+    let path = path.to_str()?;
+    let name = path.strip_prefix("/run/netns/").or_else(|| path.strip_prefix("/var/run/netns/"))?;
+    (!name.contains('/')).then_some(name)
+}
+
+/// Runs what follows inside a namespace.
+struct InNetns<'a>(&'a NetnsRef);
+
+impl fmt::Display for InNetns<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0, netns_name(self.0)) {
+            (_, Some(name)) => write!(f, "ip netns exec {name} "),
+            (NetnsRef::Path(path), None) => write!(f, "nsenter --net={} ", path.display()),
+            (NetnsRef::Pid(pid), None) => write!(f, "nsenter -t {pid} -n "),
+        }
+    }
+}
+
+/// `ip` inside a namespace.
+struct IpIn<'a>(&'a NetnsRef);
+
+impl fmt::Display for IpIn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match netns_name(self.0) {
+            Some(name) => write!(f, "ip -n {name}"),
+            None => write!(f, "{}ip", InNetns(self.0)),
+        }
+    }
+}
+
+fn on(flag: bool) -> &'static str {
+    if flag { "on" } else { "off" }
+}
+
+impl fmt::Display for LinkChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(mac) = self.mac {
+            write!(f, " address {mac}")?;
+        }
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if self.group {
+            write!(f, " group {LINK_GROUP}")?;
+        }
+        if self.addrgen_none {
+            f.write_str(" addrgenmode none")?;
+        }
+        if let Some(master) = &self.master {
+            write!(f, " master {master}")?;
+        }
+        if let Some(alias) = &self.alias {
+            write!(f, " alias '{alias}'")?;
+        }
+        if self.up {
+            f.write_str(" up")?;
+        }
+        Ok(())
+    }
+}
+
+impl Op {
+    fn fmt_link(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::LinkDel { dev } => write!(f, "ip link del dev {dev}"),
+            Op::BridgeAdd { vni, mac, mtu } => {
+                let dev = Dev::bridge(*vni);
+                write!(f, "ip link add name {dev} address {mac} mtu {mtu} group {LINK_GROUP} type bridge")
+            }
+            Op::VxlanAdd { vni, local, port, mtu } => write!(
+                f,
+                "ip link add name {} mtu {mtu} group {LINK_GROUP} type vxlan id {vni} local {local} dstport {port} nolearning",
+                Dev::vxlan(*vni)
+            ),
+            Op::PortAdd { at, vni, mac, mtu } => {
+                let At { dev, netns, interface } = at;
+                let bridge = Dev::bridge(*vni);
+                write!(
+                    f,
+                    "ip link add name {dev} mtu {mtu} group {LINK_GROUP} master {bridge} type veth peer "
+                )?;
+                write!(f, "name {interface} address {mac} mtu {mtu} group {LINK_GROUP} netns ")?;
+                match (netns, netns_name(netns)) {
+                    (_, Some(name)) => f.write_str(name),
+                    (NetnsRef::Pid(pid), _) => write!(f, "{pid}"),
+                    (NetnsRef::Path(path), None) => write!(f, "{}", path.display()),
+                }
+            }
+            Op::LinkSet { dev, change } => write!(f, "ip link set dev {dev}{change}"),
+            Op::PortFlags { dev, flags } => {
+                write!(f, "ip link set dev {dev} type bridge_slave learning {}", on(flags.learning))?;
+                write!(f, " neigh_suppress {}", on(flags.neigh_suppress))?;
+                match flags.forward_gratuitous {
+                    Some(forward) => write!(f, " neigh_forward_grat {}", on(forward)),
+                    None => Ok(()),
+                }
+            }
+            Op::AcceptRaOff { dev } => write!(f, "sysctl -w net.ipv6.conf.{dev}.accept_ra=0"),
+            _ => Ok(()),
+        }
+    }
+
+    fn fmt_entry(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Op::FdbSet { vni, mac, place: Place::Remote(vtep) } => {
+                let dev = Dev::vxlan(*vni);
+                write!(f, "bridge fdb replace {mac} dev {dev} self master dynamic extern_learn dst {vtep}")
+            }
+            Op::FdbSet { mac, place: Place::Local(dev), .. } => {
+                write!(f, "bridge fdb replace {mac} dev {dev} master static sticky")
+            }
+            Op::FdbDel { mac, half: Half::Bridge, dev, .. } => {
+                write!(f, "bridge fdb del {mac} dev {dev} master")
+            }
+            Op::FdbDel { mac, half: Half::Tunnel, dev, .. } => {
+                write!(f, "bridge fdb del {mac} dev {dev} self")
+            }
+            Op::FloodAdd { vni, vtep } => {
+                let dev = Dev::vxlan(*vni);
+                write!(f, "bridge fdb append 00:00:00:00:00:00 dev {dev} self permanent dst {vtep}")
+            }
+            Op::FloodDel { vni, vtep } => {
+                write!(f, "bridge fdb del 00:00:00:00:00:00 dev {} self dst {vtep}", Dev::vxlan(*vni))
+            }
+            Op::NeighSet { vni, ip, mac } => {
+                let dev = Dev::bridge(*vni);
+                write!(
+                    f,
+                    "ip neigh replace {ip} lladdr {mac} dev {dev} nud noarp extern_learn protocol {PROTOCOL}"
+                )
+            }
+            Op::NeighDel { vni, ip } => write!(f, "ip neigh del {ip} dev {}", Dev::bridge(*vni)),
+            _ => Ok(()),
+        }
+    }
+
+    fn fmt_inside(&self, at: &At, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let At { netns, interface, .. } = at;
+        let ip = IpIn(netns);
+        match self {
+            Op::PeerSet { mac, mtu, up, .. } => {
+                let change = LinkChange { mac: *mac, mtu: *mtu, up: *up, ..LinkChange::default() };
+                write!(f, "{ip} link set dev {interface}{change}")
+            }
+            Op::LoopbackUp { .. } => write!(f, "{ip} link set dev lo up"),
+            Op::PeerAcceptRaOff { .. } => {
+                write!(f, "{}sysctl -w net.ipv6.conf.{interface}.accept_ra=0", InNetns(netns))
+            }
+            Op::AddrAdd { address, .. } => {
+                let nodad = if address.ip.is_ipv6() { " nodad" } else { "" };
+                write!(f, "{ip} address add {address} dev {interface} proto {PROTOCOL}{nodad}")
+            }
+            Op::AddrDel { address, .. } => write!(f, "{ip} address del {address} dev {interface}"),
+            Op::GatewayAdd { gateway, .. } => {
+                write!(f, "{ip} route add default via {gateway} dev {interface} onlink proto {PROTOCOL}")
+            }
+            Op::GatewayDel { gateway, .. } => {
+                write!(f, "{ip} route del default via {gateway} dev {interface} proto {PROTOCOL}")
+            }
+            Op::Announce { addresses, .. } => {
+                for (n, address) in addresses.iter().enumerate() {
+                    let between = if n > 0 { " ; " } else { "" };
+                    let tool = if address.is_ipv4() { "arping -U" } else { "ndsend" };
+                    match address {
+                        IpAddr::V4(v4) => write!(f, "{between}{}{tool} -I {interface} {v4}", InNetns(netns))?,
+                        IpAddr::V6(v6) => write!(f, "{between}{}{tool} {v6} {interface}", InNetns(netns))?,
+                    }
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.inside()) {
+            (_, Some(at)) => self.fmt_inside(at, f),
+            (
+                Op::FdbSet { .. }
+                | Op::FdbDel { .. }
+                | Op::FloodAdd { .. }
+                | Op::FloodDel { .. }
+                | Op::NeighSet { .. }
+                | Op::NeighDel { .. },
+                None,
+            ) => self.fmt_entry(f),
+            _ => self.fmt_link(f),
+        }
+    }
+}

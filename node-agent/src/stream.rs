@@ -1,0 +1,278 @@
+//! The stream to the controller: one session at a time, with the first controller that answers. The data plane does not
+//! depend on it: without a controller the agent goes on with the last state it has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_proto::v1;
+use causeway_proto::v1::agent_service_client::AgentServiceClient;
+use causeway_proto::v1::{agent_message, controller_message};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+
+use crate::journal::{Journal, JournalError};
+use crate::reconcile::Command;
+
+/// How long a connection attempt and the first answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// First and longest wait between attempts.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
+/// Between attempts when the controller says no: a person must act first.
+const REFUSED: Duration = Duration::from_secs(10);
+/// A state of 100,000 remote MACs has about 6 MB.
+const LARGEST_MESSAGE: usize = 512 * 1024 * 1024;
+
+/// Who the agent is and whom it listens to.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The node's name.
+    pub node: String,
+    /// Id of this installation.
+    pub instance_id: String,
+    /// Controllers, as in the configuration.
+    pub controllers: Vec<String>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{0}")]
+    Address(String),
+    #[error("connect: {0}")]
+    Connect(#[source] tonic::transport::Error),
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(Box<Status>),
+    #[error("the controller closed the stream")]
+    Closed,
+    #[error("the controller sent the state of node '{theirs}', this is '{ours}'")]
+    WrongNode { theirs: String, ours: String },
+    #[error("the controller sent a delta before a snapshot")]
+    DeltaFirst,
+}
+
+impl SessionError {
+    /// The controller, or the configuration, says no: trying faster does not help.
+    fn is_refusal(&self) -> bool {
+        match self {
+            SessionError::Status(status) => matches!(
+                status.code(),
+                Code::NotFound
+                    | Code::AlreadyExists
+                    | Code::InvalidArgument
+                    | Code::PermissionDenied
+                    | Code::Unauthenticated
+                    | Code::Unimplemented
+                    | Code::FailedPrecondition
+            ),
+            SessionError::WrongNode { .. } | SessionError::Address(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The endpoint of a controller's address.
+pub fn endpoint(address: &str) -> Result<Endpoint, String> {
+    let uri = match address {
+        _ if address.starts_with("http://") || address.starts_with("https://") => address.to_owned(),
+        _ => match address.strip_prefix("unix:") {
+            Some(path) if path.trim_start_matches("//").starts_with('/') => {
+                format!("unix://{}", path.strip_prefix("//").unwrap_or(path))
+            }
+            Some(_) => return Err("a socket needs an absolute path, as in unix:/run/x.sock".into()),
+            None if address.contains("://") => return Err("is not http, https or unix".into()),
+            None => format!("http://{address}"),
+        },
+    };
+    let endpoint = Endpoint::from_shared(uri).map_err(|e| e.to_string())?;
+    Ok(endpoint
+        .connect_timeout(PATIENCE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(Some(8 << 20))
+        .initial_connection_window_size(Some(16 << 20)))
+}
+
+/// The client side of the stream.
+#[derive(Debug)]
+pub struct Client {
+    identity: Identity,
+    /// `None`: nothing is kept (dry run).
+    journal: Option<Journal>,
+    revision: u64,
+    commands: mpsc::Sender<Command>,
+    statuses: mpsc::Receiver<v1::AgentStatus>,
+    last_error: Option<String>,
+}
+
+impl Client {
+    /// One that is not connected. `revision` is that of the state on disk, 0 for none.
+    pub fn new(
+        identity: Identity,
+        journal: Option<Journal>,
+        revision: u64,
+        commands: mpsc::Sender<Command>,
+        statuses: mpsc::Receiver<v1::AgentStatus>,
+    ) -> Self {
+        Client { identity, journal, revision, commands, statuses, last_error: None }
+    }
+
+    /// Connects, and connects again, until cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut failures = 0_u32;
+        let mut turn = 0_usize;
+        loop {
+            let controllers = &self.identity.controllers;
+            let Some(address) = controllers.get(turn % controllers.len().max(1)).cloned() else { return };
+            let mut good = false;
+            let ended = tokio::select! {
+                () = stop.cancelled() => return,
+                ended = self.session(&address, &mut good) => ended,
+            };
+            if good {
+                failures = 0;
+                self.last_error = None;
+            }
+            let Err(error) = ended else { return };
+            self.log_once(&address, &error, good);
+            turn += 1;
+            failures = failures.saturating_add(1);
+            let round = failures / self.identity.controllers.len().max(1) as u32;
+            let wait = match error.is_refusal() {
+                true => REFUSED,
+                false => BACKOFF.0.saturating_mul(1 << round.min(16)).min(BACKOFF.1),
+            };
+            let wait = wait.mul_f64(rand::random_range(0.75..=1.25));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    /// The same refusal over and over is one line.
+    fn log_once(&mut self, controller: &str, error: &SessionError, was_good: bool) {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error).and_then(std::error::Error::source);
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        let known = self.last_error.as_ref() == Some(&text);
+        match (known, error.is_refusal()) {
+            (true, _) => tracing::debug!(%controller, error = %text, "still no session"),
+            (false, true) => tracing::error!(
+                %controller, node = %self.identity.node, error = %text,
+                "refused; check the node's name and that no other agent claims it"
+            ),
+            (false, false) if was_good => {
+                tracing::warn!(%controller, error = %text, "session lost, data plane stays");
+            }
+            (false, false) => tracing::warn!(%controller, error = %text, "no session, data plane stays"),
+        }
+        self.last_error = Some(text);
+    }
+
+    async fn session(&mut self, address: &str, good: &mut bool) -> Result<(), SessionError> {
+        let endpoint = endpoint(address).map_err(SessionError::Address)?;
+        let channel = match timeout(PATIENCE, endpoint.connect()).await {
+            Ok(connected) => connected.map_err(SessionError::Connect)?,
+            Err(_) => return Err(SessionError::Silent),
+        };
+        let mut client = AgentServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+        let (out, outgoing) = mpsc::channel(64);
+        let hello = v1::AgentHello {
+            node: self.identity.node.clone(),
+            instance_id: self.identity.instance_id.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            revision: self.revision,
+        };
+        let send = |message| v1::AgentMessage { message: Some(message) };
+        // The channel is new and has room.
+        let _ = out.try_send(send(agent_message::Message::Hello(hello)));
+        let opened = timeout(PATIENCE, client.session(ReceiverStream::new(outgoing))).await;
+        let mut incoming = match opened {
+            Ok(opened) => opened.map_err(|s| SessionError::Status(Box::new(s)))?.into_inner(),
+            Err(_) => return Err(SessionError::Silent),
+        };
+        // What was meant for an earlier listener; the new one asks for all.
+        while self.statuses.try_recv().is_ok() {}
+        loop {
+            tokio::select! {
+                message = incoming.message() => {
+                    let message = message.map_err(|s| SessionError::Status(Box::new(s)))?;
+                    let message = message.and_then(|m| m.message).ok_or(SessionError::Closed)?;
+                    if !self.take(address, message, good).await? {
+                        return Ok(());
+                    }
+                }
+                status = self.statuses.recv() => {
+                    let Some(status) = status else { return Ok(()) };
+                    if *good && out.send(send(agent_message::Message::Status(status))).await.is_err() {
+                        return Err(SessionError::Closed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// False: nobody takes commands any more.
+    async fn take(
+        &mut self,
+        controller: &str,
+        message: controller_message::Message,
+        good: &mut bool,
+    ) -> Result<bool, SessionError> {
+        match message {
+            controller_message::Message::Snapshot(state) => {
+                if state.node != self.identity.node {
+                    let ours = self.identity.node.clone();
+                    return Err(SessionError::WrongNode { theirs: state.node, ours });
+                }
+                let (revision, ports, remotes) = (state.revision, state.ports.len(), state.remotes.len());
+                tracing::info!(%controller, rev = revision, ports, remotes, "session up, snapshot received");
+                let state = Arc::new(state);
+                // The kernel first, then the disk.
+                let sent = self.commands.send(Command::Snapshot(Arc::clone(&state))).await.is_ok()
+                    && (*good || self.commands.send(Command::ReportAll).await.is_ok());
+                *good = true;
+                self.revision = revision;
+                self.keep(move |journal| journal.write_snapshot(&state)).await;
+                Ok(sent)
+            }
+            controller_message::Message::Delta(_) if !*good => Err(SessionError::DeltaFirst),
+            controller_message::Message::Delta(delta) => {
+                self.revision = delta.revision;
+                let delta = Arc::new(delta);
+                let sent = self.commands.send(Command::Delta(Arc::clone(&delta))).await.is_ok();
+                self.keep(move |journal| journal.write_delta(&delta)).await;
+                Ok(sent)
+            }
+        }
+    }
+
+    /// A full disk does not stop the data plane; it is said, and the next snapshot tries again.
+    async fn keep(&mut self, write: impl FnOnce(&mut Journal) -> Result<(), JournalError> + Send + 'static) {
+        let Some(mut journal) = self.journal.take() else { return };
+        let written = tokio::task::spawn_blocking(move || {
+            let result = write(&mut journal);
+            (journal, result)
+        });
+        match written.await {
+            Ok((journal, result)) => {
+                self.journal = Some(journal);
+                if let Err(error) = result {
+                    tracing::error!(%error, "state not kept on disk");
+                }
+            }
+            Err(error) => tracing::error!(%error, "state not kept on disk"),
+        }
+    }
+}
