@@ -209,6 +209,11 @@ impl Open {
         self.0.bgp_identifier
     }
 
+    /// The sender's AS number, all four octets of it.
+    pub(crate) fn asn(&self) -> u32 {
+        self.0.four_byte_as()
+    }
+
     /// What a refusal is about, in words.
     pub(crate) fn describe(&self) -> String {
         let open = &self.0;

@@ -54,6 +54,8 @@ pub(crate) enum Graceful {
 #[derive(Debug)]
 pub(crate) struct Connection {
     machine: Machine,
+    /// The AS number the peer is configured with.
+    expected_as: u32,
     reading: Reading,
     hold: Option<Instant>,
     keepalive: Option<Instant>,
@@ -73,6 +75,7 @@ impl Connection {
     pub(crate) fn start(speaker: &SpeakerConfig, peer: &PeerConfig, restarting: bool, now: Instant) -> Self {
         let mut connection = Connection {
             machine: Machine::new(speaker, peer, restarting),
+            expected_as: peer.asn,
             reading: Reading {
                 limit: codec::STANDARD_LIMIT,
                 four_octet_as: false,
@@ -157,6 +160,9 @@ impl Connection {
         let router_id = u32::from(open.identifier());
         let before = self.state();
         let reason = match before {
+            SessionState::OpenSent if open.asn() != self.expected_as => {
+                format!("OPEN refused: the peer has AS {}, configured is AS {}", open.asn(), self.expected_as)
+            }
             SessionState::OpenSent => format!("OPEN refused: {}", open.describe()),
             _ => "OPEN out of turn".to_owned(),
         };

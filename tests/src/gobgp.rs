@@ -74,7 +74,7 @@ impl GoBgp {
         fs::write(&file, config)?;
         let mut command = std::process::Command::new("ip");
         command.args(["netns", "exec", &self.netns]).arg(self.which.program("gobgpd")?);
-        command.args(["-t", "toml", "-l", "debug", "--api-hosts", "127.0.0.1:50051", "-f"]).arg(file);
+        command.args(["-t", "toml", "-l", "info", "--api-hosts", "127.0.0.1:50051", "-f"]).arg(file);
         let name = format!("GoBGP {}", self.version);
         let mut daemon = Daemon::spawn(&name, command, &self.directory.path().join("log"))?;
         wait_for(&format!("{name} answers"), START, async || {
