@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use causeway_proto::{Mac, Prefix, Vni};
+use causeway_proto::{Prefix, Vni};
 use ipnetwork::IpNetwork;
 
 use crate::context::{Context, Text, shorten};
@@ -29,8 +29,6 @@ pub struct NodeLabels {
     pub route_reflector: Option<bool>,
     /// `causeway.address`: addresses of a server in its access network, with prefix length.
     pub addresses: Vec<IpNetwork>,
-    /// `causeway.mac`: MAC of a server's interface.
-    pub mac: Option<Mac>,
     /// `causeway.vni`: networks of a switch, beside those of its access ports.
     pub vnis: Vec<Vni>,
     /// `causeway.link-pool`.
@@ -104,7 +102,6 @@ pub const LABELS: &[LabelDoc] = &[
         "addresses with prefix length, separated by commas",
         "Addresses of a server in its access network. Default: none.",
     ),
-    doc("causeway.mac", "node", "MAC", "MAC of a server's interface in the access network. Default: any."),
     doc(
         "causeway.link-pool",
         "node",
@@ -164,18 +161,6 @@ fn read_node_label(cx: &mut Context<'_>, name: &str, value: &Text, labels: &mut 
         }
         "causeway.address" => {
             labels.addresses = parts(value).filter_map(|part| address(cx, name, &part)).collect()
-        }
-        "causeway.mac" => {
-            labels.mac = cx.parse_text(name, value).filter(|mac: &Mac| {
-                let good = mac.is_unicast();
-                if !good {
-                    cx.error(
-                        value.span,
-                        format!("{name} '{mac}' is no address of one interface: it is zero or of a group"),
-                    );
-                }
-                good
-            });
         }
         _ => {}
     }

@@ -176,9 +176,6 @@ fn write_server(out: &mut String, plan: &NodePlan, node: &crate::lab::Node) -> s
         return Ok(());
     };
     let name = &interface.name;
-    if let Some(mac) = node.causeway.mac {
-        writeln!(out, "ip link set {name} address {mac}")?;
-    }
     for address in &node.causeway.addresses {
         let nodad = if address.is_ipv4() { "" } else { " nodad" };
         writeln!(out, "ip address add {address} dev {name}{nodad}")?;

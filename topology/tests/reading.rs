@@ -170,7 +170,7 @@ fn wrong_shapes_and_keys() {
 
 #[test]
 fn wrong_labels() {
-    let labels = "    n3:\n      kind: linux\n      labels:\n        causeway.rol: leaf\n        causeway.role: leef\n        causeway.asn: 0\n        causeway.loopback: 10.0.0\n        causeway.vni: 100,16777216\n        causeway.mac: 01:00:00:00:00:01\n        causeway.address: 10.0.0.1\n        causeway.rr: yes\n        causeway.link-pool: 10.0.0.1/16\n        causeway.underlay: false\n        causway.role: leaf\n";
+    let labels = "    n3:\n      kind: linux\n      labels:\n        causeway.rol: leaf\n        causeway.role: leef\n        causeway.asn: 0\n        causeway.loopback: 10.0.0\n        causeway.vni: 100,16777216\n        causeway.address: 10.0.0.1\n        causeway.rr: yes\n        causeway.link-pool: 10.0.0.1/16\n        causeway.underlay: false\n        causway.role: leaf\n";
     let links = "    - endpoints: [n1:eth1, n2:eth1]\n      labels: {causeway.vni: 0, causeway.asn: 65000}\n    - endpoints: [n1:eth2, n2:eth2]\n      labels: {causeway.vni: 7, causeway.underlay: true}\n";
     insta::assert_snapshot!(wrong(&two(labels, links)));
 }
@@ -180,6 +180,7 @@ fn wrong_links() {
     let links = [
         "{endpoints: [n1:eth1, n9:eth1]}",
         "{endpoints: [n1:eth1, n2:eth1]}",
+        "{type: veth, endpoints: [{node: n1, interface: eth16, mac: '01:00:00:00:00:01'}, {node: n2, interface: eth16}]}",
         "{endpoints: [n1:eth0, n2:eth2]}",
         "{endpoints: [n1:eth3]}",
         "{endpoints: [n1, n2:eth3]}",
