@@ -18,6 +18,9 @@ const ANSWER_LIMIT: usize = 64 << 20;
 /// Longest wait for one controller to accept a connection, so that the next one still gets its turn.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
+/// How the reason begins when a connection was there and broke.
+const BROKE: &str = "the connection broke";
+
 /// Files for TLS. All empty: plain text.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct TlsArgs {
@@ -127,7 +130,12 @@ impl Client {
             match timeout_at(deadline, request(channel)).await {
                 Err(_) => return Err(CallError::Late),
                 Ok(Ok(answer)) => return Ok(answer.into_inner()),
-                // Every request is idempotent, so asking another controller after a lost answer is safe.
+                // A connection that broke is no answer of the controller. Every request is idempotent, so asking another
+                // one after a lost answer is safe.
+                Ok(Err(status)) if let Some(reason) = broken(&status) => {
+                    self.set_current(None);
+                    reasons.push((self.servers[index].0.clone(), reason));
+                }
                 Ok(Err(status)) if status.code() == Code::Unavailable => {
                     self.set_current(None);
                     refused = Some(status);
@@ -179,7 +187,11 @@ fn unreachable(reasons: &[(String, String)]) -> Failure {
             .chain(reasons.iter().map(|(name, reason)| format!("  {name}: {reason}")))
             .collect(),
     };
-    Failure::new(Exit::Failed, lines.join("\n")).hint("is it running? set --server or CAUSEWAY_SERVER")
+    let hint = match reasons.iter().any(|(_, reason)| reason.starts_with(BROKE)) {
+        true => "is it running? one with TLS wants https://, --tls-ca and perhaps --tls-cert",
+        false => "is it running? set --server or CAUSEWAY_SERVER",
+    };
+    Failure::new(Exit::Failed, lines.join("\n")).hint(hint)
 }
 
 /// Why a call has no answer.
@@ -191,6 +203,12 @@ pub(crate) enum CallError {
     Refused(Box<Status>),
     /// The time is over.
     Late,
+}
+
+/// Why a connection broke; `None` for a status that the controller sent.
+fn broken(status: &Status) -> Option<String> {
+    let source = std::error::Error::source(status)?;
+    source.downcast_ref::<tonic::transport::Error>().map(|_| format!("{BROKE}: {}", root_cause(source)))
 }
 
 /// The innermost error: "Connection refused (os error 111)" says more than "transport error".

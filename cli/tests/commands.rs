@@ -141,6 +141,66 @@ async fn a_unix_socket_works() {
     server.abort();
 }
 
+/// A certificate authority, a server and a client certificate in a folder.
+fn certificates(dir: &std::path::Path) {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    std::fs::write(dir.join("ca.pem"), ca.pem()).unwrap();
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let cert = params.signed_by(&key, &ca).unwrap();
+        std::fs::write(dir.join(format!("{name}.pem")), cert.pem()).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tls_checks_both_sides() {
+    use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+    let running = Running::start();
+    let dir = tempfile::tempdir().unwrap();
+    certificates(dir.path());
+    let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    let tls = ServerTlsConfig::new()
+        .identity(Identity::from_pem(read("server.pem"), read("server.key")))
+        .client_ca_root(Certificate::from_pem(read("ca.pem")));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut server = tonic::transport::Server::builder().tls_config(tls).unwrap();
+    let router = server.add_service(causeway_proto::v1::fabric_service_server::FabricServiceServer::new(
+        running.fake.clone(),
+    ));
+    let served =
+        tokio::spawn(router.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)));
+    let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (file("ca.pem"), file("client.pem"), file("client.key"));
+    let done = tokio::task::spawn_blocking(move || {
+        let ask = |server: &str, flags: &[&str]| causeway(server, &[&["node", "list"], flags].concat(), "");
+        let https = format!("https://{address}");
+        let both = ["--tls-ca", &ca, "--tls-cert", &cert, "--tls-key", &key];
+        [
+            ask(&https, &both),
+            ask(&address.to_string(), &both),
+            ask(&https, &["--tls-ca", &ca]),
+            ask(&https, &["--tls-ca", &cert]),
+            ask(&https, &[]),
+            ask(&format!("http://{address}"), &both),
+            ask(&format!("http://{address}"), &[]),
+        ]
+    });
+    let done = done.await.unwrap();
+    let codes: Vec<i32> = done.iter().map(|d| d.code).collect();
+    let errors: Vec<&str> = done.iter().map(|d| d.err.as_str()).collect();
+    assert_eq!(codes, [0, 0, 1, 1, 64, 64, 1], "{errors:#?}");
+    assert!(done[0].out.contains("host1"), "{}", done[0].out);
+    assert!(errors[2].contains("the connection broke") && errors[2].contains("--tls-cert"), "{errors:#?}");
+    assert!(errors[3].contains("invalid peer certificate"), "{errors:#?}");
+    served.abort();
+}
+
 #[test]
 fn plan_apply_and_apply_again() {
     let running = Running::start();
