@@ -5,6 +5,8 @@ pub mod alloc;
 mod api;
 pub mod config;
 pub mod derive;
+pub mod election;
+pub mod gc;
 pub mod fabric;
 mod http;
 pub mod intent;

@@ -25,6 +25,7 @@ use crate::state::State;
 use crate::store::Store;
 
 pub use error::PortError;
+pub(crate) use task::now_ms;
 
 /// A port to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,13 @@ pub enum Request {
         /// Whether the record goes too.
         forget: bool,
     },
+    /// Its addresses go back to the pool if it is released and its network's time for it is over.
+    Expire {
+        /// Which one.
+        key: PortKey,
+        /// Unix time in milliseconds.
+        now_ms: i64,
+    },
 }
 
 /// What became of a request: the port, or `None` if there is none any more (a release), and the revision of the change
@@ -130,6 +138,13 @@ impl Ports {
     /// `forget` are free from the returned revision on. A port that is not there is released already.
     pub async fn release(&self, key: PortKey, forget: bool) -> Result<Revision, PortError> {
         self.one(Request::Release { key, forget }).await.map(|(_, revision)| revision)
+    }
+
+    /// Gives back released ports whose time is over; [`PortError::Precondition`] for those that are not.
+    pub async fn expire(&self, ports: &[PortKey], now_ms: i64) -> Vec<Result<Revision, PortError>> {
+        let requests = ports.iter().map(|key| Request::Expire { key: key.clone(), now_ms }).collect();
+        let answers = self.run(requests).await;
+        answers.into_iter().map(|answer| answer.map(|(_, revision)| revision)).collect()
     }
 
     async fn one(&self, request: Request) -> Answer {

@@ -103,6 +103,7 @@ pub fn plan(view: &View<'_>, request: &Request, context: Context) -> Result<Plan
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => place::release(view, key, context.now_ms),
         Request::Release { key, forget: true } => place::forget(view, key),
+        Request::Expire { key, now_ms } => place::expire(view, key, *now_ms),
     }
 }
 

@@ -267,7 +267,10 @@ impl Request {
     fn key(&self) -> &PortKey {
         match self {
             Request::Create(create) => &create.key,
-            Request::Bind(key, _) | Request::Unbind(key) | Request::Release { key, .. } => key,
+            Request::Bind(key, _)
+            | Request::Unbind(key)
+            | Request::Release { key, .. }
+            | Request::Expire { key, .. } => key,
         }
     }
 }
@@ -285,7 +288,7 @@ impl Job {
 
     /// Releasing what is not there is done already.
     fn refuse(self, error: PortError, at: Revision) {
-        let done = matches!((&self.request, &error), (Request::Release { .. }, PortError::NoPort(_)));
+        let done = matches!((&self.request, &error), (Request::Release { .. } | Request::Expire { .. }, PortError::NoPort(_)));
         self.reply(if done { Ok((None, at)) } else { Err(error) });
     }
 }

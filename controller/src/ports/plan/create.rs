@@ -129,9 +129,9 @@ fn list(addresses: &[IpAddr]) -> String {
 fn make(view: &View<'_>, create: &CreatePort, context: Context) -> Result<Plan, Refusal> {
     let key = &create.key;
     let network = network_record(&key.network);
-    if !view.snapshot.networks.contains_key(&key.network) {
+    let Some(seen) = view.snapshot.networks.get(&key.network) else {
         return Err(Refusal::missing(PortError::NoNetwork(key.network.clone()), &network));
-    }
+    };
     let mut chosen =
         if create.addresses.is_empty() { any(view, create, context.seed)? } else { given(view, create)? };
     chosen.sort_by_key(|(address, _)| !address.is_ipv4());
@@ -142,13 +142,14 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context) -> Result<Plan, 
     free_mac(view, key, mac)?;
     let mut planned = Planned::new(key);
     planned.effect.created = true;
-    planned.shared.push(Compare::Present(network.path()));
+    planned.shared.push(as_seen(&network, Some(seen.revision)));
     planned.compares.push(Compare::Absent(RecordKey::Port(key.clone()).path()));
     for (address, subnet) in &chosen {
+        // A new gateway or exclusion must not come between.
         let record = RecordKey::Subnet(key.network.clone(), *subnet);
-        let present = Compare::Present(record.path());
-        if !planned.shared.contains(&present) {
-            planned.shared.push(present);
+        let same = as_seen(&record, view.snapshot.revision_of(&record));
+        if !planned.shared.contains(&same) {
+            planned.shared.push(same);
         }
         planned.claim(claim_path(&key.network.vrf, *subnet, *address), key);
     }

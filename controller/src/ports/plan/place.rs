@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use causeway_proto::{PortKey, Revision};
 
 use super::create::{done_or_write, port_as_seen, unchanged};
-use super::{Part, Plan, Planned, Refusal, as_seen, claim_path};
+use super::{Part, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, network_record};
 use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Network, Node, Port};
 use crate::ports::overlay::View;
 use crate::ports::{Place, PortError};
-use crate::store::{Compare, Write};
+use crate::store::Write;
 
 /// Longest interface name: the kernel's IFNAMSIZ less the final zero.
 const LONGEST_INTERFACE: usize = 15;
@@ -130,7 +130,7 @@ fn put(
     };
     let Some(network) = view.snapshot.networks.get(&key.network) else {
         let error = PortError::NoNetwork(key.network.clone());
-        return Err(Refusal::missing(error, &RecordKey::Network(key.network.clone())));
+        return Err(Refusal::missing(error, &network_record(&key.network)));
     };
     if !mtu_fits(&network.value, &node.value) {
         let error = PortError::Precondition {
@@ -147,7 +147,11 @@ fn put(
         };
         return Err(Refusal::seen(error, &node_key, Some(node.revision)));
     }
-    planned.shared.push(Compare::Present(node_key.path()));
+    for same in [as_seen(&node_key, Some(node.revision)), as_seen(&network_record(&key.network), Some(network.revision))] {
+        if !planned.shared.contains(&same) {
+            planned.shared.push(same);
+        }
+    }
     let before = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(0, |l| l.value);
     let binding = Binding {
         port: key.clone(),
@@ -192,6 +196,22 @@ pub(super) fn release(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Pla
     }
     end_binding(view, &mut planned, key)?;
     Ok(Plan::Write(Box::new(planned)))
+}
+
+/// Forgets a released port whose time is over.
+pub(super) fn expire(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    let sticky = view.snapshot.networks.get(&key.network).map_or(0, |network| network.value.sticky_seconds);
+    if expires_ms(port, sticky).is_none_or(|end| end > now_ms) {
+        let error = PortError::Precondition {
+            subject: format!("port {key}"),
+            reason: "is in use, or its addresses are still reserved for it".to_owned(),
+            owner: String::new(),
+            hint: String::new(),
+        };
+        return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
+    }
+    forget(view, key)
 }
 
 pub(super) fn forget(view: &View<'_>, key: &PortKey) -> Result<Plan, Refusal> {

@@ -1,0 +1,68 @@
+//! Gives back what nobody needs: released ports whose time is over. One controller at a time does it.
+
+use std::time::Duration;
+
+use causeway_proto::PortKey;
+use tokio_util::sync::CancellationToken;
+
+use crate::election::Election;
+use crate::ports::plan::expires_ms;
+use crate::ports::{PortError, Ports, now_ms};
+use crate::snapshot::Snapshot;
+use crate::state::State;
+
+/// How often is looked.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Ports given back in one go.
+const ROUND: usize = 1_000;
+
+/// Released ports whose time is over at `now_ms` (Unix milliseconds), at most `most`.
+pub fn expired(snapshot: &Snapshot, now_ms: i64, most: usize) -> Vec<PortKey> {
+    let sticky = |network: &crate::snapshot::Record<crate::model::Network>| {
+        Some(network.value.sticky_seconds).filter(|seconds| *seconds > 0)
+    };
+    let networks = snapshot.networks.values().filter_map(|network| Some((network, sticky(network)?)));
+    let over = networks.flat_map(|(network, seconds)| {
+        let ports = snapshot.ports_of(&network.value.key);
+        ports.filter(move |port| expires_ms(&port.value, seconds).is_some_and(|end| end <= now_ms))
+    });
+    over.map(|port| port.value.key.clone()).take(most).collect()
+}
+
+/// Sweeps while this controller leads, until `cancel`.
+pub async fn run(state: State, ports: Ports, mut election: Election, cancel: CancellationToken) {
+    let work = async {
+        while election.lead().await {
+            let mut led = election.clone();
+            tokio::select! {
+                () = led.lose() => {}
+                () = sweep_forever(&state, &ports) => {}
+            }
+        }
+    };
+    cancel.run_until_cancelled(work).await;
+}
+
+async fn sweep_forever(state: &State, ports: &Ports) {
+    loop {
+        sweep(state, ports, now_ms()).await;
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// One sweep. A port that was taken back meanwhile stays: the same transaction compares that it is released still.
+pub async fn sweep(state: &State, ports: &Ports, now_ms: i64) {
+    let keys = expired(&state.snapshot(), now_ms, ROUND);
+    if keys.is_empty() {
+        return;
+    }
+    tracing::info!(ports = keys.len(), "released ports are over");
+    for (key, answer) in keys.iter().zip(ports.expire(&keys, now_ms).await) {
+        match answer {
+            Ok(_) => {}
+            // Taken back: that is what the compare is for.
+            Err(PortError::Precondition { .. }) => {}
+            Err(error) => tracing::warn!(port = %key, %error, "port could not be given back"),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! From messages to records, with the path of each wrong field.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use causeway_bgp::RouteTarget;
+use causeway_proto::{AddressRange, Name, NetworkKey, Prefix, VlanId, Vni, v1};
+
+use super::{Declared, Violation, short};
+use crate::alloc;
+use crate::model::{Network, Node, NodeMode, Peer, Subnet, Vrf};
+use crate::ports::plan::check_labels;
+
+/// MTU of a network in bytes when none is given: a 1500-byte underlay less VXLAN's 50.
+const MTU: u32 = 1450;
+/// MTUs of networks: RFC 8200 §5 asks for 1280 at least.
+const MTUS: std::ops::RangeInclusive<u32> = 1280..=9216;
+/// MTU of an underlay in bytes when none is given.
+const UNDERLAY_MTU: u32 = 1500;
+/// MTUs of underlays: the smallest network's with VXLAN over IPv4, up to what Linux takes.
+const UNDERLAY_MTUS: std::ops::RangeInclusive<u32> = 1330..=65_535;
+/// Route targets, ranges and the like of one record at most.
+const MOST_ITEMS: usize = 1_000;
+/// Longest text for a site in bytes.
+const LONGEST_SITE: usize = 255;
+/// BGP's port.
+const BGP_PORT: u16 = 179;
+/// Hold time in seconds when none is given.
+const HOLD: u16 = 90;
+/// Restart time in seconds when none is given, and the most that its 12 bits hold (RFC 4724 §3).
+const RESTART: (u16, u32) = (120, 4095);
+
+/// Reads one message. `at` is its path, for example `resources[2]`.
+pub fn parse(resource: &v1::Resource, at: &str) -> Result<Declared, Vec<Violation>> {
+    use v1::resource::Spec;
+    let mut fields = Fields { at: at.to_owned(), wrong: Vec::new() };
+    let read = match &resource.spec {
+        None => {
+            fields.add("", "one of vrf, network, subnet, node and peer is required");
+            None
+        }
+        Some(Spec::Vrf(vrf)) => read_vrf(fields.below("vrf"), vrf).map(Declared::Vrf),
+        Some(Spec::Network(network)) => read_network(fields.below("network"), network).map(Declared::Network),
+        Some(Spec::Subnet(subnet)) => read_subnet(fields.below("subnet"), subnet).map(Declared::Subnet),
+        Some(Spec::Node(node)) => read_node(fields.below("node"), node).map(Declared::Node),
+        Some(Spec::Peer(peer)) => read_peer(fields.below("peer"), peer).map(Declared::Peer),
+    };
+    match read {
+        Some(declared) if fields.wrong.is_empty() => Ok(declared),
+        _ => Err(fields.wrong),
+    }
+}
+
+/// Collects what is wrong, so that a user sees all of it at once.
+struct Fields {
+    at: String,
+    wrong: Vec<Violation>,
+}
+
+impl Fields {
+    fn below(&mut self, part: &str) -> &mut Self {
+        self.at = format!("{}.{part}", self.at);
+        self
+    }
+
+    fn add(&mut self, field: &str, reason: impl Into<String>) {
+        let field = if field.is_empty() { self.at.clone() } else { format!("{}.{field}", self.at) };
+        self.wrong.push(Violation { field, reason: reason.into() });
+    }
+
+    fn required<T: FromStr<Err: Display>>(&mut self, field: &str, text: &str) -> Option<T> {
+        if text.is_empty() {
+            self.add(field, "is required");
+            return None;
+        }
+        text.parse().map_err(|e: T::Err| self.add(field, e.to_string())).ok()
+    }
+
+    fn vrf(&mut self, text: &str) -> Option<Name> {
+        if text.is_empty() { Some(Name::default_vrf()) } else { self.required("vrf", text) }
+    }
+
+    fn address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.add(field, format!("'{}' is not an IP address", short(text)));
+        }
+        address
+    }
+
+    fn optional_address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        if text.is_empty() { None } else { self.address(field, text) }
+    }
+
+    /// An address that a machine can have towards others.
+    fn host_address(&mut self, field: &str, text: &str) -> Option<IpAddr> {
+        if text.is_empty() {
+            self.add(field, "is required");
+            return None;
+        }
+        let address = self.address(field, text)?;
+        let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+        if address.is_unspecified() || address.is_multicast() || broadcast {
+            self.add(field, format!("{address} is not the address of a machine"));
+            return None;
+        }
+        Some(address)
+    }
+
+    fn list<T: FromStr<Err: Display> + PartialEq>(&mut self, field: &str, texts: &[String]) -> Vec<T> {
+        if texts.len() > MOST_ITEMS {
+            self.add(field, format!("has more than {MOST_ITEMS} entries"));
+            return Vec::new();
+        }
+        let mut list = Vec::with_capacity(texts.len());
+        for (i, text) in texts.iter().enumerate() {
+            match text.parse::<T>() {
+                Ok(value) if list.contains(&value) => {
+                    self.add(&format!("{field}[{i}]"), format!("'{}' is there twice", short(text)));
+                }
+                Ok(value) => list.push(value),
+                Err(error) => self.add(&format!("{field}[{i}]"), error.to_string()),
+            }
+        }
+        list
+    }
+
+    fn number<T: TryFrom<u32, Error: Display>>(&mut self, field: &str, n: u32) -> Option<T> {
+        T::try_from(n).map_err(|e| self.add(field, e.to_string())).ok()
+    }
+
+    /// 0 means none.
+    fn optional<T: TryFrom<u32, Error: Display>>(&mut self, field: &str, n: u32) -> Option<T> {
+        if n == 0 { None } else { self.number(field, n) }
+    }
+
+    fn within(&mut self, field: &str, n: u32, range: std::ops::RangeInclusive<u32>, default: u32) -> u32 {
+        match n {
+            0 => default,
+            n if range.contains(&n) => n,
+            n => {
+                self.add(field, format!("{n} is not in {} to {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+
+    fn labels(&mut self, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        if let Err(reason) = check_labels(labels) {
+            self.add("labels", reason);
+        }
+        labels.clone()
+    }
+}
+
+fn read_vrf(fields: &mut Fields, vrf: &v1::Vrf) -> Option<Vrf> {
+    let name = fields.required("name", &vrf.name);
+    let l3_vni: Option<Vni> = fields.optional("l3_vni", vrf.l3_vni);
+    let export_targets: Vec<RouteTarget> = fields.list("export_targets", &vrf.export_targets);
+    let import_targets = fields.list("import_targets", &vrf.import_targets);
+    Some(Vrf { name: name?, l3_vni, export_targets, import_targets })
+}
+
+fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
+    let vrf = fields.vrf(&network.vrf);
+    let name = fields.required("name", &network.name);
+    let vni: Option<Vni> = fields.number("vni", network.vni);
+    let vlan: Option<VlanId> = fields.optional("vlan", network.vlan);
+    let mtu = fields.within("mtu", network.mtu, MTUS, MTU);
+    let export_targets = fields.list("export_targets", &network.export_targets);
+    let import_targets = fields.list("import_targets", &network.import_targets);
+    let sticky_seconds = u64::try_from(network.sticky_seconds).unwrap_or_else(|_| {
+        fields.add("sticky_seconds", format!("{} is negative", network.sticky_seconds));
+        0
+    });
+    let labels = fields.labels(&network.labels);
+    Some(Network {
+        key: NetworkKey { vrf: vrf?, network: name? },
+        vni: vni?,
+        vlan,
+        mtu,
+        export_targets,
+        import_targets,
+        sticky_seconds,
+        labels,
+        rd_number: 0,
+    })
+}
+
+fn read_subnet(fields: &mut Fields, subnet: &v1::Subnet) -> Option<Subnet> {
+    let vrf = fields.vrf(&subnet.vrf);
+    let network = fields.required("network", &subnet.network);
+    let prefix: Option<Prefix> = fields.required("prefix", &subnet.prefix);
+    let gateway = fields.optional_address("gateway", &subnet.gateway);
+    let ranges: Vec<AddressRange> = fields.list("ranges", &subnet.ranges);
+    let exclusions: Vec<AddressRange> = fields.list("exclusions", &subnet.exclusions);
+    let reservations: Vec<AddressRange> = fields.list("reservations", &subnet.reservations);
+    let prefix = prefix?;
+    for (field, list) in [("ranges", &ranges), ("exclusions", &exclusions), ("reservations", &reservations)] {
+        for (i, range) in list.iter().enumerate() {
+            if !(prefix.contains(range.first()) && prefix.contains(range.last())) {
+                fields.add(&format!("{field}[{i}]"), format!("{range} is not inside {prefix}"));
+            }
+        }
+    }
+    let record = Subnet {
+        network: NetworkKey { vrf: vrf?, network: network? },
+        prefix,
+        gateway: None,
+        ranges,
+        exclusions,
+        reservations,
+    };
+    if let Some(gateway) = gateway {
+        let plain = Subnet { exclusions: Vec::new(), ..record.clone() };
+        if !prefix.contains(gateway) {
+            fields.add("gateway", format!("{gateway} is not inside {prefix}"));
+        } else if let Some(reason) = alloc::refusal(&plain, gateway) {
+            fields.add("gateway", format!("{gateway} {reason}"));
+        }
+    }
+    Some(Subnet { gateway, ..record })
+}
+
+fn read_node(fields: &mut Fields, node: &v1::Node) -> Option<Node> {
+    let name = fields.required("name", &node.name);
+    let mode = match v1::NodeMode::try_from(node.mode) {
+        Ok(v1::NodeMode::HostVtep) => Some(NodeMode::HostVtep),
+        Ok(v1::NodeMode::Unspecified) => {
+            fields.add("mode", "is required");
+            None
+        }
+        Err(_) => {
+            fields.add("mode", format!("{} is not a mode that this controller knows", node.mode));
+            None
+        }
+    };
+    let vtep = fields.host_address("vtep", &node.vtep);
+    let underlay_mtu = fields.within("underlay_mtu", node.underlay_mtu, UNDERLAY_MTUS, UNDERLAY_MTU);
+    if node.site.len() > LONGEST_SITE {
+        fields.add("site", format!("is longer than {LONGEST_SITE} bytes"));
+    }
+    let labels = fields.labels(&node.labels);
+    Some(Node { name: name?, mode: mode?, vtep: vtep?, underlay_mtu, site: node.site.clone(), labels })
+}
+
+fn read_peer(fields: &mut Fields, peer: &v1::Peer) -> Option<Peer> {
+    let address = fields.host_address("address", &peer.address);
+    if peer.asn == 0 || peer.asn == u32::MAX {
+        fields.add("asn", format!("{} is not in 1 to 4294967294", peer.asn));
+    }
+    let port = fields.within("port", peer.port, 1..=65_535, BGP_PORT.into());
+    let local_address = fields.optional_address("local_address", &peer.local_address);
+    if let (Some(address), Some(local)) = (address, local_address)
+        && (address.is_ipv4() != local.is_ipv4() || local == address)
+    {
+        fields.add("local_address", format!("{local} must be of the family of {address}, and another one"));
+    }
+    if peer.md5_key_file.contains('\0') {
+        fields.add("md5_key_file", "has a zero byte");
+    }
+    let gtsm_hops = fields.within("gtsm_hops", peer.gtsm_hops, 1..=254, 0);
+    let hold = fields.within("hold_seconds", peer.hold_seconds, 3..=65_535, HOLD.into());
+    let restart = fields.within("restart_seconds", peer.restart_seconds, 1..=RESTART.1, RESTART.0.into());
+    if peer.no_graceful_restart && peer.restart_seconds != 0 {
+        fields.add("restart_seconds", "makes no sense with no_graceful_restart");
+    }
+    Some(Peer {
+        address: address?,
+        asn: peer.asn,
+        port: u16::try_from(port).unwrap_or(BGP_PORT),
+        local_address,
+        passive: peer.passive,
+        md5_key_file: Some(peer.md5_key_file.clone()).filter(|p| !p.is_empty()).map(PathBuf::from),
+        gtsm_hops: u8::try_from(gtsm_hops).ok().filter(|hops| *hops > 0),
+        hold_seconds: u16::try_from(hold).unwrap_or(HOLD),
+        restart_seconds: u16::try_from(restart).ok().filter(|_| !peer.no_graceful_restart),
+    })
+}

@@ -1,0 +1,112 @@
+//! Deleting records that nothing refers to.
+
+use causeway_proto::{Name, Revision, v1};
+
+use super::{Intent, IntentError, TRIES, catch_up, check, lost};
+use crate::intent::Violation;
+use crate::intent::message::{self, Declared};
+use crate::keys;
+use crate::snapshot::Snapshot;
+use crate::store::{Compare, Txn, TxnOutcome, Write};
+
+/// Deletes one record.
+pub(in crate::intent) async fn delete(
+    intent: &Intent,
+    kind: v1::Kind,
+    name: &str,
+) -> Result<Revision, IntentError> {
+    let name = message::parse_name(kind, name).map_err(|wrong| IntentError::Invalid(vec![wrong]))?;
+    for _ in 0..TRIES {
+        let snapshot = intent.state.snapshot();
+        let Some((record, seen)) = message::by_name(&snapshot, &name) else { return Ok(snapshot.revision) };
+        if record.name() == Name::default_vrf().as_str() && kind == v1::Kind::Vrf {
+            let reason = "the VRF default always exists; apply it without fields to reset it".to_owned();
+            return Err(IntentError::Invalid(vec![Violation { field: "name".to_owned(), reason }]));
+        }
+        in_use(&record, &snapshot)?;
+        let txn = transaction(&record, seen);
+        let compares = txn.compares.clone();
+        match intent.store.txn(txn).await? {
+            TxnOutcome::Committed(at) => {
+                catch_up(intent, at).await;
+                return Ok(at);
+            }
+            TxnOutcome::Conflict(failing) => {
+                let gone = !failing.is_empty() && intent.store.get(&record.key().path()).await?.is_none();
+                if gone {
+                    return Ok(intent.store.revision().await?);
+                }
+                lost(intent, &compares, &failing).await?;
+            }
+        }
+    }
+    Err(IntentError::Aborted(TRIES))
+}
+
+fn transaction(record: &Declared, seen: Revision) -> Txn {
+    let path = record.key().path();
+    let mut compares = vec![Compare::Unchanged(path.clone(), seen)];
+    match record {
+        Declared::Vrf(vrf) => compares.push(Compare::NoneBelow(keys::networks_of(&vrf.name))),
+        Declared::Network(network) => {
+            compares.push(Compare::NoneBelow(keys::ports_of(&network.key)));
+            compares.push(Compare::NoneBelow(keys::subnets_of(&network.key)));
+        }
+        Declared::Subnet(subnet) => {
+            compares.push(Compare::NoneBelow(keys::addresses_of(&subnet.network.vrf, subnet.prefix)));
+        }
+        Declared::Node(_) | Declared::Peer(_) => {}
+    }
+    let claims = check::claims(record).into_iter();
+    let writes = std::iter::once(path).chain(claims).map(Write::Delete).collect();
+    Txn { compares, writes }
+}
+
+fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
+    let (reason, owner, hint) = match record {
+        Declared::Vrf(vrf) => match snapshot.networks_of(&vrf.name).next() {
+            None => return Ok(()),
+            Some(network) => {
+                let key = &network.value.key;
+                let hint = format!("delete its networks first: causeway delete network {key}");
+                ("cannot be deleted while it has networks", format!("network {key}"), hint)
+            }
+        },
+        Declared::Network(network) => {
+            if let Some(port) = snapshot.ports_of(&network.key).next() {
+                let key = &port.value.key;
+                let hint = format!("release its ports first: causeway port release --forget {key}");
+                ("cannot be deleted while it has ports", format!("port {key}"), hint)
+            } else if let Some(subnet) = snapshot.subnets_of(&network.key).next() {
+                let name = format!("{}/{}", network.key.vrf, subnet.value.prefix);
+                let hint = format!("delete its subnets first: causeway delete subnet {name}");
+                ("cannot be deleted while it has subnets", format!("subnet {name}"), hint)
+            } else {
+                return Ok(());
+            }
+        }
+        Declared::Subnet(subnet) => {
+            let vrf = &subnet.network.vrf;
+            let range = (vrf.clone(), subnet.prefix.network())..=(vrf.clone(), subnet.prefix.last());
+            match snapshot.by_address.range(range).next() {
+                None => return Ok(()),
+                Some(((_, address), port)) => {
+                    let key = &port.value.key;
+                    let hint = format!("release the port first: causeway port release --forget {key}");
+                    ("cannot be deleted while addresses of it are in use", format!("port {key} ({address})"), hint)
+                }
+            }
+        }
+        Declared::Node(node) => match snapshot.bindings_at(&node.name).next() {
+            None => return Ok(()),
+            Some(binding) => {
+                let key = &binding.value.port;
+                let hint = format!("unbind its ports first: causeway port unbind {key}");
+                ("cannot be deleted while ports are bound to it", format!("port {key}"), hint)
+            }
+        },
+        Declared::Peer(_) => return Ok(()),
+    };
+    let subject = check::owner_name(record);
+    Err(IntentError::InUse { subject, reason: reason.to_owned(), owner, hint })
+}
