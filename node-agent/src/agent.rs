@@ -97,6 +97,13 @@ impl Dataplaner {
         is_ready.recv().map_err(|_| AgentError::Died)??;
         Ok(Dataplaner { commands, statuses, progress, thread })
     }
+
+    /// Waits until its thread has ended, which it does when told to stop or when nobody gives commands any more.
+    pub fn join(self) {
+        let Dataplaner { thread, .. } = self;
+        // A panic has been printed by then.
+        let _ = thread.join();
+    }
 }
 
 /// Runs the agent until `stop` is cancelled. `started` is called once it works: with the state on disk applied, if

@@ -1,0 +1,7 @@
+//! The data plane on the real kernel, in private network namespaces. Needs root.
+
+mod attach;
+mod drift;
+mod host;
+mod netns;
+mod scale;
