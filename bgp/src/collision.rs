@@ -19,7 +19,8 @@ pub(crate) enum Verdict {
     CloseNew,
     /// Cease/7 on the old one.
     CloseOld,
-    /// The peer has restarted and the old one is dead: drop it without a word (RFC 4724 §5).
+    /// The peer may have restarted, and the old one be dead (RFC 4724 §5): the new one replaces it if it comes up. Not
+    /// before, as it may be the loser of a collision that the peer has decided and not told yet.
     Replace,
 }
 

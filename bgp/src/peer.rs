@@ -117,7 +117,7 @@ const OURS: usize = 1;
 const THEIRS: usize = 2;
 
 enum Next {
-    Command(Option<ToPeer>),
+    Command(ToPeer),
     Accepted(TcpStream),
     Connected(io::Result<TcpStream>),
     Retry,
@@ -161,9 +161,7 @@ impl PeerTask {
             self.show().await;
             match self.next(&mut stop).await {
                 Next::Stop(last_words) => return self.end(last_words).await,
-                Next::Command(Some(command)) => self.command(command).await,
-                // The owner is gone: it has been dropped without a word, so are we.
-                Next::Command(None) => return,
+                Next::Command(command) => self.command(command).await,
                 Next::Accepted(stream) => self.accepted(stream).await,
                 Next::Connected(result) => self.connected(result).await,
                 Next::Retry => {
@@ -179,8 +177,9 @@ impl PeerTask {
     async fn next(&mut self, stop: &mut Stop) -> Next {
         let [session, ours, theirs] = &mut self.links;
         tokio::select! {
+            // Dropped: the owner is gone without a word, so are we.
             words = stop => Next::Stop(words.unwrap_or_default()),
-            command = self.channels.commands.recv() => Next::Command(command),
+            Some(command) = self.channels.commands.recv() => Next::Command(command),
             Some(stream) = self.channels.accepted.recv() => Next::Accepted(stream),
             result = maybe(&mut self.connecting) => Next::Connected(result),
             () = wait(self.retry_at) => Next::Retry,
@@ -227,11 +226,15 @@ impl PeerTask {
         if !self.wants_connection() {
             return;
         }
-        if self.links[THEIRS].as_ref().is_some_and(|l| l.connection.state() == SessionState::OpenConfirm) {
-            // All but up: come back if nothing becomes of it.
+        if self.all_but_up() {
+            // Come back if nothing becomes of it.
             return self.schedule();
         }
         self.connecting = Some(Box::pin(transport::connect(self.config.clone())));
+    }
+
+    fn all_but_up(&self) -> bool {
+        self.links[THEIRS].as_ref().is_some_and(|l| l.connection.state() == SessionState::OpenConfirm)
     }
 
     fn schedule(&mut self) {
@@ -243,6 +246,9 @@ impl PeerTask {
     async fn connected(&mut self, result: io::Result<TcpStream>) {
         self.connecting = None;
         match result {
+            // The peer's connection is all but up. An OPEN on ours would only start a collision, in which the peer may
+            // lose a session that it takes for Established already.
+            Ok(_) if self.all_but_up() => self.schedule(),
             Ok(stream) => self.take(OURS, Side::Ours, stream).await,
             Err(error) => {
                 self.tell(FromPeer::Failed(format!("connect: {error}"))).await;
@@ -337,19 +343,12 @@ impl PeerTask {
             let restart = self.graceful && new.newcomer;
             let verdict = resolve(own, peer, new.side, old.side, old.connection.state(), restart);
             match verdict {
-                Verdict::KeepBoth => {}
+                Verdict::KeepBoth | Verdict::Replace => {}
                 Verdict::CloseNew => {
                     self.give_up(slot).await;
                     return false;
                 }
                 Verdict::CloseOld => self.give_up(other).await,
-                Verdict::Replace => {
-                    if let Some(old) = self.links[SESSION].take() {
-                        let reason = "the peer has come back on a new connection".to_owned();
-                        drop(old);
-                        self.lost_session(End { reason, graceful: Graceful::Always }).await;
-                    }
-                }
             }
         }
         true
@@ -368,7 +367,13 @@ impl PeerTask {
         self.connecting = None;
         self.retry_at = None;
         self.restarting = false;
-        self.links[SESSION] = self.links[slot].take();
+        let new = self.links[slot].take();
+        let old = std::mem::replace(&mut self.links[SESSION], new);
+        if old.is_some() {
+            // Dead at the other end: no last words.
+            let reason = "the peer has come back on a new connection".to_owned();
+            self.lost_session(End { reason, graceful: Graceful::Always }).await;
+        }
         for other in [OURS, THEIRS] {
             self.give_up(other).await;
         }

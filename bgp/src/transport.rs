@@ -101,6 +101,10 @@ pub(crate) async fn connect(peer: PeerConfig) -> io::Result<TcpStream> {
 /// Sets the options of a connection that a peer has opened.
 pub(crate) fn prepare_accepted(stream: &TcpStream, peer: &PeerConfig) -> io::Result<()> {
     set_ttl(SockRef::from(stream), peer.address)?;
+    if let Some(key) = &peer.md5_key {
+        // The listening socket's key came with the connection, unless that is older than the key.
+        socket_options::set_md5_key(stream.as_fd(), peer.address, key)?;
+    }
     if let Some(hops) = peer.gtsm_hops {
         socket_options::set_most_hops(stream.as_fd(), peer.address, hops)?;
     }
