@@ -66,12 +66,16 @@ definition() {
     echo "packages=$(items "$1" packages | LC_ALL=C sort | tr '\n' ' ' | sed 's/ $//')"
 }
 
-# The archive apt uses for this machine's own suite; later suites are in the same one.
+# The archive apt uses for this machine's own suite; later suites are in the same one. Without downloaded lists apt
+# names it only with --no-release-info.
 mirror() {
-    local own
+    local own option uri
     own=$(host_suite)
-    apt-get indextargets --format '$(CODENAME) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
-        awk -v own="$own" '$1 == own || $2 == own { print $3; exit }'
+    for option in --release-info --no-release-info; do
+        uri=$(apt-get indextargets "$option" --format '$(CODENAME) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+            awk -v own="$own" '$1 == own || $2 == own { print $3; exit }')
+        if [ -n "$uri" ]; then echo "$uri"; return; fi
+    done
 }
 
 spec_of() {

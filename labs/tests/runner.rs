@@ -402,7 +402,7 @@ fn an_entry_point_is_seen_to_run_and_to_end() -> Result<()> {
   defaults: {kind: linux, image: causeway/server:latest}
   nodes:
     runs: {entrypoint: sh, cmd: "-c 'trap \"echo bye; exit 0\" TERM; echo up; while :; do sleep 0.1; done'"}
-    ends: {cmd: "5x"}
+    ends: {entrypoint: sleep, cmd: "5x"}
     orphans: {entrypoint: "sh -c 'sh -c \"sleep 0.01 & sleep 0.02 &\"; sleep 1000'"}
 "#,
     )?;
