@@ -63,3 +63,39 @@ fn double_quoted(chars: &mut std::str::Chars<'_>, word: &mut String) -> Result<(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_a_shell() {
+        let cases: [(&str, &[&str]); 9] = [
+            ("ip link  show", &["ip", "link", "show"]),
+            ("  a\tb\n", &["a", "b"]),
+            ("sh -c 'a \"b\" \\n $X'", &["sh", "-c", "a \"b\" \\n $X"]),
+            (r#"x "a \"b\" \$c \d" y"#, &["x", r#"a "b" $c \d"#, "y"]),
+            (r"a\ b c\'d", &["a b", "c'd"]),
+            ("a'b'\"c\"d", &["abcd"]),
+            ("'' \"\"", &["", ""]),
+            ("a | b; c > d", &["a", "|", "b;", "c", ">", "d"]),
+            ("a \\\nb", &["a", "b"]),
+        ];
+        for (line, want) in cases {
+            assert_eq!(split_command(line).unwrap(), want, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_open_is_an_error() {
+        for (line, want) in [
+            ("a 'b", SplitError::Quote("single")),
+            ("a \"b\\", SplitError::Quote("double")),
+            ("a\\", SplitError::Backslash),
+            (" \t", SplitError::Empty),
+            ("", SplitError::Empty),
+        ] {
+            assert_eq!(split_command(line), Err(want), "{line}");
+        }
+    }
+}

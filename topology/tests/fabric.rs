@@ -107,6 +107,10 @@ fn pictures() -> Result {
     let lab = read(QUICKSTART)?;
     insta::assert_snapshot!(graph::mermaid(&lab));
     insta::assert_snapshot!(graph::dot(&lab));
+    let options = LoadOptions { home: Some("/home/me".into()), ..LoadOptions::default() };
+    let text = include_str!("corpus/everything.clab.yml");
+    let lab = parse(text, Path::new("/labs/x.clab.yml"), &options).map_err(|e| render_all(&e))?.lab;
+    insta::assert_snapshot!("every-link-type", graph::mermaid(&lab));
     Ok(())
 }
 
