@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use causeway_proto::v1;
 use clap::Args;
+use tonic::Status;
 
 use crate::client::{CallError, Client, config};
 use crate::failure::{Exit, Failure, Outcome, detail, printable};
@@ -97,30 +98,38 @@ async fn send(
     let act = if dry_run { "plan" } else { "apply" };
     match client.try_call(&async |channel| config(channel).apply(request.clone()).await).await {
         Ok(answer) => Ok(answer),
-        Err(CallError::Refused(status)) => {
-            let mut failure = Failure::refused(act, &status);
-            if let Some(v1::error_detail::Kind::Fields(fields)) = detail(&status).and_then(|d| d.kind)
-                && !fields.violations.is_empty()
-            {
-                let line = |v: &v1::FieldViolation| {
-                    let reason = printable(&v.reason);
-                    manifest
-                        .excerpt(&v.field, &reason)
-                        .unwrap_or_else(|| format!("  {}: {reason}", printable(&v.field)))
-                };
-                let lines: Vec<String> = fields.violations.iter().map(line).collect();
-                let count = if lines.len() == 1 {
-                    "1 field is".to_owned()
-                } else {
-                    format!("{} fields are", lines.len())
-                };
-                failure.text =
-                    format!("cannot {act}: {count} wrong, nothing was written\n{}", lines.join("\n"));
-            }
-            Err(failure)
-        }
+        Err(CallError::Refused(status)) => Err(refused(manifest, act, &status)),
         Err(other) => Err(client.failure(act, other)),
     }
+}
+
+/// A refusal with excerpts of the manifest for the fields it names.
+fn refused(manifest: &Manifest, act: &str, status: &Status) -> Failure {
+    let mut failure = Failure::refused(act, status);
+    match detail(status).and_then(|d| d.kind) {
+        Some(v1::error_detail::Kind::Fields(fields)) if !fields.violations.is_empty() => {
+            let texts: Vec<_> =
+                fields.violations.iter().map(|v| (printable(&v.field), printable(&v.reason))).collect();
+            let lines =
+                manifest.excerpts(texts.iter().map(|(field, reason)| (field.as_str(), reason.as_str())));
+            let count = if lines.len() == 1 {
+                "1 field is".to_owned()
+            } else {
+                format!("{} fields are", lines.len())
+            };
+            failure.text = format!("cannot {act}: {count} wrong, nothing was written\n{}", lines.join("\n"));
+        }
+        // Other refusals, such as a VNI that somebody has, name the field in front of the message.
+        _ => {
+            let message = printable(status.message());
+            if let Some((field, reason)) =
+                message.split_once(": ").filter(|(field, _)| field.starts_with("resources["))
+            {
+                failure.text = format!("cannot {act}:\n{}", manifest.excerpts([(field, reason)]).join("\n"));
+            }
+        }
+    }
+    failure
 }
 
 fn count(answer: &v1::ApplyResponse, action: v1::ApplyAction) -> usize {

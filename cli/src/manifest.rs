@@ -74,9 +74,28 @@ impl Manifest {
         self.entries.iter().map(|e| e.resource.clone()).collect()
     }
 
-    /// Renders a field violation of the controller ("resources[2].network.vni") as an excerpt of the manifest. `None` if
-    /// the path names no record of it.
-    pub(crate) fn excerpt(&self, path: &str, reason: &str) -> Option<String> {
+    /// Renders field violations of the controller ("resources[2].network.vni", reason) as excerpts of the manifest, in the
+    /// order of the text; those that name no record of it come last, as they are.
+    pub(crate) fn excerpts<'a>(
+        &self,
+        violations: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Vec<String> {
+        let mut found: Vec<_> = violations
+            .into_iter()
+            .map(|(path, reason)| match self.locate(path, reason) {
+                Some((source, problem)) => {
+                    let order = (source, problem.place.line, problem.place.column);
+                    (order, self.sources[source].excerpt(&problem))
+                }
+                None => ((usize::MAX, 0, 0), format!("  {path}: {reason}")),
+            })
+            .collect();
+        found.sort();
+        found.into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// The source and place that a path of the request speaks of.
+    fn locate(&self, path: &str, reason: &str) -> Option<(usize, Problem)> {
         let (index, rest) = path.strip_prefix("resources[")?.split_once(']')?;
         let entry = self.entries.get(index.parse::<usize>().ok()?)?;
         let rest = rest.trim_start_matches('.');
@@ -86,7 +105,7 @@ impl Manifest {
         };
         let place = entry.locate(field).unwrap_or(entry.place);
         let message = if field.is_empty() { reason.to_owned() } else { format!("{field}: {reason}") };
-        Some(self.sources.get(entry.source)?.excerpt(&Problem { place, message }))
+        Some((entry.source, Problem { place, message }))
     }
 
     /// The place of a record as "FILE:LINE".

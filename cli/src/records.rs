@@ -231,7 +231,7 @@ async fn related(record: &v1::Resource, client: &Client, out: Output) -> Result<
                 client.call("list nodes", async |channel| fabric(channel).list_nodes(request).await).await?;
             let of = |s: &v1::NodeStatus| s.node.as_ref().is_some_and(|n| n.name == node.name);
             let status: Vec<_> = answer.nodes.into_iter().filter(of).collect();
-            section(out, "agent", &tables::node_status(&status, answer.revision), status.len())?;
+            section(out, "agents", &tables::node_status(&status, answer.revision), status.len())?;
             ports_section(client, v1::PortFilter { node: node.name.clone(), ..Default::default() }, out).await
         }
         Some(Spec::Peer(peer)) => {
@@ -240,7 +240,7 @@ async fn related(record: &v1::Resource, client: &Client, out: Output) -> Result<
                 client.call("list peers", async |channel| fabric(channel).list_peers(request).await).await?;
             let of = |s: &v1::PeerStatus| s.peer.as_ref().is_some_and(|p| p.address == peer.address);
             let status: Vec<_> = answer.peers.into_iter().filter(of).collect();
-            section(out, "session", &tables::peers(&status), status.len())
+            section(out, "sessions", &tables::peers(&status), status.len())
         }
         Some(Spec::Subnet(subnet)) => {
             let filter = v1::PortFilter {

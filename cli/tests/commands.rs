@@ -287,6 +287,15 @@ fn violations_found_by_the_controller_point_into_the_file() {
 }
 
 #[test]
+fn a_conflict_found_by_the_controller_points_into_the_file() {
+    let running = Running::start();
+    let (_, err) = expect(&running, 4, &["apply", "-f", "-"], "kind: Network\nname: db\nvni: 666\n");
+    let want = "error: cannot apply:\n\
+                <stdin>:3:6: vni: vni 666 is taken by network default/old\n   |\n 3 | vni: 666\n   |      ^^^\n";
+    assert_eq!(err, want);
+}
+
+#[test]
 fn ports_from_create_to_forget() {
     let running = Running::start();
     let (out, err) = expect(&running, 0, &["port", "create", "web/a", "--label", "tier=db"], "");

@@ -139,26 +139,39 @@ fn the_same_record_twice_says_where_it_was_first() {
 #[test]
 fn violations_of_the_controller_find_their_line() {
     let manifest = read(GOOD).unwrap();
-    insta::assert_snapshot!(manifest.excerpt("resources[1].network.vni", "is taken by network default/old").unwrap(), @r"
+    let excerpt = |path: &str, reason: &str| manifest.excerpts([(path, reason)]).remove(0);
+    insta::assert_snapshot!(excerpt("resources[1].network.vni", "is taken by network default/old"), @r"
     net.yaml:9:6: vni: is taken by network default/old
        |
      9 | vni: 10110
        |      ^^^^^
     ");
-    insta::assert_snapshot!(manifest.excerpt("resources[2].subnet.ranges[0]", "is outside the prefix").unwrap(), @r"
+    insta::assert_snapshot!(excerpt("resources[2].subnet.ranges[0]", "is outside the prefix"), @r"
     net.yaml:18:5: ranges[0]: is outside the prefix
         |
      18 |   - 10.8.1.0-10.8.1.255
         |     ^^^^^^^^^^^^^^^^^^^
     ");
-    let at = |path: &str| manifest.excerpt(path, "x").unwrap().lines().next().unwrap().to_owned();
+    let at = |path: &str| excerpt(path, "x").lines().next().unwrap().to_owned();
     assert_eq!(at("resources[1].network.labels[rack]"), "net.yaml:10:29: labels[rack]: x");
     assert_eq!(at("resources[1].network.labels.rack"), "net.yaml:10:29: labels.rack: x");
     assert_eq!(at("resources[4].peer.hold_seconds"), "net.yaml:25:7: hold_seconds: x");
     assert_eq!(at("resources[4]"), "net.yaml:25:7: x");
     for path in ["", "resources[5].vrf.name", "resources[", "resources[x].a", "dry_run"] {
-        assert_eq!(manifest.excerpt(path, "x"), None, "{path}");
+        assert_eq!(excerpt(path, "x"), format!("  {path}: x"));
     }
+}
+
+#[test]
+fn violations_are_in_the_order_of_the_text() {
+    let manifest = read(GOOD).unwrap();
+    let found = manifest.excerpts([
+        ("dry_run", "a"),
+        ("resources[4].peer.asn", "b"),
+        ("resources[1].network.vni", "c"),
+    ]);
+    let starts: Vec<&str> = found.iter().filter_map(|t| t.lines().next()).collect();
+    assert_eq!(starts, ["net.yaml:9:6: vni: c", "net.yaml:27:6: asn: b", "  dry_run: a"]);
 }
 
 #[test]

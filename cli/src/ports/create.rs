@@ -17,7 +17,7 @@ use crate::view::PortView;
 /// Ports in one request; the contract's limit.
 const BULK_LIMIT: usize = 1000;
 /// Failures listed one by one before the rest is only counted.
-const FAILURES_SHOWN: usize = 20;
+const FAILURES_SHOWN: usize = 5;
 
 /// Reserve addresses and a MAC for a name
 ///

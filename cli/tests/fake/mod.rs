@@ -239,6 +239,15 @@ impl v1::config_service_server::ConfigService for Fake {
             let kind = Detail::Fields(v1::FieldViolations { violations });
             return Err(status(Code::InvalidArgument, "1 field is wrong", kind, ""));
         }
+        let vni = |r: &v1::Resource| match &r.spec {
+            Some(v1::resource::Spec::Network(n)) => n.vni,
+            _ => 0,
+        };
+        if let Some(index) = request.resources.iter().position(|r| vni(r) == 666) {
+            let conflict = v1::Conflict { subject: "vni 666".into(), owner: "network default/old".into() };
+            let message = format!("resources[{index}].network.vni: vni 666 is taken by network default/old");
+            return Err(status(Code::AlreadyExists, &message, Detail::Conflict(conflict), ""));
+        }
         let mut state = self.state.lock().unwrap();
         let mut results = Vec::new();
         for mut resource in request.resources {
