@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 packages=(
   ca-certificates curl git make build-essential       # to build anything
   protobuf-compiler libprotobuf-dev                   # the contract, and etcd's own .proto files
-  iproute2 nftables iputils-ping iputils-arping tcpdump procps util-linux   # namespaces and what the tests look with
+  iproute2 nftables iputils-ping iputils-arping tcpdump procps util-linux jq   # namespaces, and looking in
   frr gobgpd etcd-server etcd-client                  # the peers and the store the tests run against
   mmdebstrap                                          # root directories of the labs' images
 )

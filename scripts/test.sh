@@ -13,7 +13,6 @@ log=$target/test.log
 export CAUSEWAY_TEST_PEERS=$target/peers-met.txt
 # Longest time for everything, in minutes; a hanging test must not hang CI.
 limit=${CAUSEWAY_TEST_MINUTES:-25}
-peers_needed=("FRR 8" "FRR 10" "GoBGP 3" "GoBGP 4" "etcd 3.4" "etcd 3.7")
 
 if ((EUID != 0)); then
   command -v sudo >/dev/null || { echo "test: run as root or install sudo: tests make network namespaces" >&2; exit 1; }
@@ -29,13 +28,14 @@ status=0
 timeout --kill-after=30 "${limit}m" cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
 if ((status == 124 || status == 137)); then echo "test: not finished after $limit minutes" | tee -a "$log"; fi
 
+# Nothing may be green because nothing was run: scripts/peers.sh has written down what there is to be met.
 if (($# == 0)); then
-  for peer in "${peers_needed[@]}"; do
-    if ! grep -q "^$peer\." "$CAUSEWAY_TEST_PEERS" 2>/dev/null; then
+  while read -r peer; do
+    if ! grep -qxF "$peer" "$CAUSEWAY_TEST_PEERS" 2>/dev/null; then
       echo "test: no test has met $peer: the session and store tests did not run as they should" | tee -a "$log"
       status=1
     fi
-  done
+  done < "$target/peers.txt"
 fi
 scripts/test-summary "$log" "$CAUSEWAY_TEST_PEERS" || status=1
 exit "$status"
