@@ -27,9 +27,7 @@ step "bring the lab up: $lab (FRR image ${FRR_IMAGE:-causeway/frr:8.4})"
 "$causeway" lab up -t "$lab"
 
 step "declare network, subnets, nodes and the BGP peer (causeway apply)"
-"$causeway" lab cp -t "$lab" "$lab/resources.yaml" ctl:/tmp/resources.yaml 2>/dev/null \
-  || on ctl sh -c 'cat > /tmp/resources.yaml' < "$lab/resources.yaml"
-on ctl causeway apply -f /tmp/resources.yaml
+on ctl causeway apply -f /etc/causeway/resources.yaml
 
 step "ask for ports by name; the answer has IP and MAC (causeway port create)"
 for ((i = 0; i < ${#workloads[@]}; i += 2)); do

@@ -97,12 +97,8 @@ impl Lab {
 
     /// `causeway apply` of the lab's resources on a controller's node.
     pub async fn apply(&self, controller: &str) -> Result<()> {
-        let resources = std::fs::read_to_string(self.file.join("resources.yaml"))?;
-        let line = format!(
-            "cat > /tmp/resources.yaml <<'EOF'\n{resources}\nEOF\ncauseway apply -f /tmp/resources.yaml"
-        );
         crate::wait_for("the controller takes the lab's resources", Duration::from_secs(20), async || {
-            self.shell(controller, &line).await
+            self.exec(controller, &["causeway", "apply", "-f", "/etc/causeway/resources.yaml"]).await
         })
         .await
         .map(drop)
