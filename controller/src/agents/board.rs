@@ -1,0 +1,297 @@
+//! What nodes say of themselves: this controller's own sessions to the last detail, others' by their records.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use causeway_proto::{Name, PortKey, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::model::Binding;
+use crate::snapshot::{Record, Snapshot};
+
+/// Failed ports that a record names; more are counted in words. Keeps the record far below what a store takes.
+const FAILED_LIMIT: usize = 1000;
+
+/// What a node last said, as all controllers know it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeReport {
+    /// Version of its agent.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// Up to this revision every port is programmed or named in `failed`.
+    #[serde(default)]
+    pub(crate) applied: Revision,
+    /// Ports that could not be programmed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failed: Vec<FailedPort>,
+    /// What is wrong with the node as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) problems: Vec<String>,
+}
+
+/// A port that its node could not program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FailedPort {
+    pub(crate) port: PortKey,
+    pub(crate) generation: u64,
+    pub(crate) problem: String,
+}
+
+/// Who is connected as a node, and to which controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClaimRecord {
+    /// The agent's instance id.
+    pub(crate) instance: String,
+    /// Name of the controller that has the session.
+    pub(crate) controller: String,
+}
+
+/// How far a bound port is on its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PortProgress {
+    /// The node has not said yet.
+    Waiting,
+    /// Programmed and read back.
+    Programmed,
+    /// Why not.
+    Failed(String),
+}
+
+/// A port that was sent to an agent which has not answered for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pending {
+    generation: u64,
+    bound_at: Revision,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    claim: Option<ClaimRecord>,
+    version: String,
+    problems: Vec<String>,
+    failed: BTreeMap<PortKey, (u64, String)>,
+    /// What its record says, or what the agent said last.
+    applied: Revision,
+    local: Option<Local>,
+}
+
+/// What only the controller with the session knows.
+#[derive(Debug, Default)]
+struct Local {
+    told: Revision,
+    pending: BTreeMap<PortKey, Pending>,
+}
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    nodes: BTreeMap<Name, Entry>,
+    dirty: BTreeSet<Name>,
+}
+
+/// What an agent says of a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PortSaid {
+    pub(super) port: PortKey,
+    pub(super) generation: u64,
+    /// `Err`: why it is not programmed.
+    pub(super) result: Result<(), String>,
+}
+
+impl Board {
+    /// How far a port is; `bound_at` is the revision of its binding.
+    pub(super) fn port_progress(&self, binding: &Binding, bound_at: Revision) -> PortProgress {
+        let Some(entry) = self.nodes.get(&binding.node) else { return PortProgress::Waiting };
+        let (key, generation) = (&binding.port, binding.generation);
+        if let Some((of, problem)) = entry.failed.get(key)
+            && *of == generation
+        {
+            return PortProgress::Failed(problem.clone());
+        }
+        let programmed = match &entry.local {
+            Some(local) => bound_at <= local.told && !local.pending.contains_key(key),
+            None => bound_at <= entry.applied,
+        };
+        if programmed { PortProgress::Programmed } else { PortProgress::Waiting }
+    }
+
+    pub(super) fn node(&self, node: &Name) -> (NodeReport, bool) {
+        match self.nodes.get(node) {
+            Some(entry) => (entry.report(), entry.claim.is_some()),
+            None => (NodeReport::default(), false),
+        }
+    }
+
+    /// A session of this controller begins.
+    pub(super) fn begin(&mut self, node: &Name, claim: ClaimRecord, version: String) -> Vec<PortKey> {
+        let entry = self.nodes.entry(node.clone()).or_default();
+        entry.claim = Some(claim);
+        entry.version = version;
+        // Until the agent has said something of its own, what is known of it holds.
+        entry.local = Some(Local { told: entry.applied, pending: BTreeMap::new() });
+        self.dirty.insert(node.clone());
+        Vec::new()
+    }
+
+    /// A session of this controller ends.
+    pub(super) fn end(&mut self, node: &Name) -> Vec<PortKey> {
+        let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
+        entry.applied = entry.applied_for_others();
+        let pending = entry.local.take().map(|local| local.pending).unwrap_or_default();
+        entry.claim = None;
+        self.dirty.insert(node.clone());
+        pending.into_keys().collect()
+    }
+
+    /// The agent was sent ports up to a revision: what is new or different is open until it answers. `all`: these are
+    /// all its ports.
+    pub(super) fn told<'a>(
+        &mut self,
+        node: &Name,
+        revision: Revision,
+        all: bool,
+        set: impl Iterator<Item = &'a Record<Binding>>,
+        gone: &BTreeSet<PortKey>,
+    ) -> Vec<PortKey> {
+        let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
+        let Some(local) = &mut entry.local else { return Vec::new() };
+        let known = local.told;
+        let mut changed = Vec::new();
+        let mut kept = BTreeSet::new();
+        for binding in set {
+            let (key, generation) = (&binding.value.port, binding.value.generation);
+            kept.insert(key.clone());
+            let failed = entry.failed.get(key).is_some_and(|(of, _)| *of == generation);
+            // A whole state names ports that are long since programmed.
+            if !all || (binding.revision > known && !failed) {
+                local.pending.insert(key.clone(), Pending { generation, bound_at: binding.revision });
+                changed.push(key.clone());
+            }
+        }
+        let is_gone = |key: &PortKey| if all { !kept.contains(key) } else { gone.contains(key) };
+        local.pending.retain(|key, _| !is_gone(key));
+        entry.failed.retain(|key, _| !is_gone(key));
+        local.told = local.told.max(revision);
+        self.dirty.insert(node.clone());
+        changed
+    }
+
+    /// What the agent says.
+    pub(super) fn said(
+        &mut self,
+        node: &Name,
+        revision: Revision,
+        ports: Vec<PortSaid>,
+        problems: Vec<String>,
+    ) -> Vec<PortKey> {
+        let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
+        let Some(local) = &mut entry.local else { return Vec::new() };
+        let mut changed = Vec::new();
+        for PortSaid { port, generation, result } in ports {
+            match result {
+                Ok(()) => entry.failed.remove(&port),
+                Err(problem) => entry.failed.insert(port.clone(), (generation, problem)),
+            };
+            // An answer for an older binding does not close the newer one.
+            if local.pending.get(&port).is_some_and(|pending| pending.generation <= generation) {
+                local.pending.remove(&port);
+            }
+            changed.push(port);
+        }
+        entry.applied = revision.min(local.told);
+        entry.problems = problems;
+        self.dirty.insert(node.clone());
+        changed
+    }
+
+    /// Another controller's record of a node. Says which ports' state that may change.
+    pub(super) fn heard(
+        &mut self,
+        snapshot: &Snapshot,
+        node: &Name,
+        report: Option<NodeReport>,
+    ) -> Vec<PortKey> {
+        let entry = self.nodes.entry(node.clone()).or_default();
+        if entry.local.is_some() {
+            return Vec::new();
+        }
+        let report = report.unwrap_or_default();
+        let (before, applied) = (entry.applied, report.applied);
+        let mut changed: BTreeSet<PortKey> = entry.failed.keys().cloned().collect();
+        entry.applied = applied;
+        entry.version = report.version;
+        entry.problems = report.problems;
+        entry.failed = report.failed.into_iter().map(|f| (f.port, (f.generation, f.problem))).collect();
+        changed.extend(entry.failed.keys().cloned());
+        let between = before.min(applied)..=before.max(applied);
+        let moved = snapshot.bindings_at(node).filter(|binding| between.contains(&binding.revision));
+        changed.extend(moved.map(|binding| binding.value.port.clone()));
+        changed.into_iter().collect()
+    }
+
+    /// Another controller's claim, or the end of one.
+    pub(super) fn claimed(&mut self, node: &Name, claim: Option<ClaimRecord>) {
+        let entry = self.nodes.entry(node.clone()).or_default();
+        if entry.local.is_none() {
+            entry.claim = claim;
+        }
+    }
+
+    /// Nodes that are known here from claims of others: for what a new listing does not show any more.
+    pub(super) fn remote_nodes(&self) -> Vec<Name> {
+        self.nodes.iter().filter(|(_, entry)| entry.local.is_none()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The node is gone.
+    pub(super) fn forget(&mut self, node: &Name) {
+        self.nodes.remove(node);
+        self.dirty.remove(node);
+    }
+
+    /// Reports to write, each once.
+    pub(super) fn take_dirty(&mut self, limit: usize) -> Vec<(Name, NodeReport)> {
+        let names: Vec<Name> = self.dirty.iter().take(limit).cloned().collect();
+        let mut reports = Vec::new();
+        for name in names {
+            self.dirty.remove(&name);
+            reports.extend(self.nodes.get(&name).map(|entry| (name, entry.report())));
+        }
+        reports
+    }
+
+    /// They were not written.
+    pub(super) fn put_back(&mut self, names: impl Iterator<Item = Name>) {
+        self.dirty.extend(names);
+    }
+}
+
+impl Entry {
+    /// The revision up to which everything is answered.
+    fn applied_for_others(&self) -> Revision {
+        let open = self.local.iter().flat_map(|local| local.pending.values().map(|p| p.bound_at)).min();
+        match open {
+            Some(open) => self.applied.min(Revision(open.0.saturating_sub(1))),
+            None => self.applied,
+        }
+    }
+
+    fn report(&self) -> NodeReport {
+        let mut problems = self.problems.clone();
+        if self.failed.len() > FAILED_LIMIT {
+            problems.push(format!("{} more ports failed", self.failed.len() - FAILED_LIMIT));
+        }
+        let failed = self.failed.iter().take(FAILED_LIMIT).map(|(port, (generation, problem))| FailedPort {
+            port: port.clone(),
+            generation: *generation,
+            problem: problem.clone(),
+        });
+        NodeReport {
+            version: self.version.clone(),
+            applied: self.applied_for_others(),
+            failed: failed.collect(),
+            problems,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+use super::*;
+use crate::derive::fixture::{World, name, port_key};
+
+fn claim(controller: &str) -> ClaimRecord {
+    ClaimRecord { instance: "i".into(), controller: controller.into() }
+}
+
+fn progress(board: &Board, world: &World, port: &str) -> PortProgress {
+    let record = world.snapshot.bindings.get(&port_key(port)).unwrap();
+    board.port_progress(&record.value, record.revision)
+}
+
+fn told(board: &mut Board, world: &World, all: bool, ports: &[&str]) {
+    let records: Vec<_> =
+        ports.iter().map(|port| world.snapshot.bindings.get(&port_key(port)).unwrap().clone()).collect();
+    let set = records.iter().map(|record| &**record);
+    board.told(&name("h1"), world.snapshot.revision, all, set, &BTreeSet::new());
+}
+
+fn said(
+    board: &mut Board,
+    world: &World,
+    port: &str,
+    generation: u64,
+    result: Result<(), &str>,
+) -> Vec<PortKey> {
+    let result = result.map_err(ToOwned::to_owned);
+    let said = PortSaid { port: port_key(port), generation, result };
+    board.said(&name("h1"), world.snapshot.revision, vec![said], Vec::new())
+}
+
+fn begun() -> (Board, World) {
+    let (mut board, world) = (Board::default(), World::sample());
+    board.begin(&name("h1"), claim("c1"), "1".into());
+    (board, world)
+}
+
+#[test]
+fn a_port_is_programmed_when_its_node_says_so() {
+    let (mut board, world) = begun();
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting, "nothing was sent yet");
+    told(&mut board, &world, true, &["web/a"]);
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting);
+    assert_eq!(said(&mut board, &world, "web/a", 1, Ok(())), [port_key("web/a")]);
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Programmed);
+    said(&mut board, &world, "web/a", 1, Err("no such namespace"));
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Failed("no such namespace".into()));
+}
+
+#[test]
+fn an_answer_for_an_older_binding_does_not_count() {
+    let (mut board, mut world) = begun();
+    world.unbind("web/a");
+    world.bind("web/a", "h1");
+    told(&mut board, &world, true, &["web/a"]);
+    said(&mut board, &world, "web/a", 1, Ok(()));
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting);
+    said(&mut board, &world, "web/a", 1, Err("old"));
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting, "the failure is the old binding's");
+    said(&mut board, &world, "web/a", 2, Ok(()));
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Programmed);
+}
+
+#[test]
+fn other_controllers_see_the_same() {
+    let (mut board, mut world) = begun();
+    told(&mut board, &world, true, &["web/a"]);
+    said(&mut board, &world, "web/a", 1, Ok(()));
+    world.port("web/c", &["10.8.0.7"]);
+    world.bind("web/c", "h1");
+    world.port("web/d", &["10.8.0.8"]);
+    world.bind("web/d", "h1");
+    told(&mut board, &world, false, &["web/c", "web/d"]);
+    let view = |board: &mut Board| {
+        let mut other = Board::default();
+        let report = board.take_dirty(9).pop().unwrap().1;
+        let json = serde_json::to_vec(&report).unwrap();
+        other.heard(&world.snapshot, &name("h1"), serde_json::from_slice(&json).ok());
+        ["web/a", "web/c", "web/d"].map(|port| progress(&other, &world, port))
+    };
+    use PortProgress::{Failed, Programmed, Waiting};
+    assert_eq!(view(&mut board), [Programmed, Waiting, Waiting]);
+    said(&mut board, &world, "web/d", 1, Ok(()));
+    assert_eq!(view(&mut board), [Programmed, Waiting, Waiting], "web/c is older and open");
+    said(&mut board, &world, "web/c", 1, Err("no"));
+    assert_eq!(view(&mut board), [Programmed, Failed("no".into()), Programmed]);
+}
+
+#[test]
+fn a_reconnect_does_not_forget_what_is_programmed() {
+    let (mut board, mut world) = begun();
+    told(&mut board, &world, true, &["web/a"]);
+    said(&mut board, &world, "web/a", 1, Ok(()));
+    board.end(&name("h1"));
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Programmed, "the data plane goes on");
+    assert!(!board.node(&name("h1")).1, "but the agent is away");
+    world.port("web/c", &["10.8.0.7"]);
+    world.bind("web/c", "h1");
+    board.begin(&name("h1"), claim("c1"), "2".into());
+    told(&mut board, &world, true, &["web/a", "web/c"]);
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Programmed);
+    assert_eq!(progress(&board, &world, "web/c"), PortProgress::Waiting);
+}
+
+#[test]
+fn own_sessions_count_more_than_records() {
+    let (mut board, world) = begun();
+    let report = NodeReport { applied: Revision(u64::MAX), ..NodeReport::default() };
+    assert!(board.heard(&world.snapshot, &name("h1"), Some(report.clone())).is_empty());
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting);
+    let changed = board.heard(&world.snapshot, &name("h2"), Some(report));
+    assert_eq!(changed, [port_key("web/b")], "whose state moved is told");
+    assert_eq!(progress(&board, &world, "web/b"), PortProgress::Programmed);
+}
+
+#[test]
+fn reports_are_written_once_and_put_back_when_not() {
+    let (mut board, _) = begun();
+    assert_eq!(board.take_dirty(9).len(), 1);
+    assert!(board.take_dirty(9).is_empty());
+    board.put_back([name("h1")].into_iter());
+    assert_eq!(board.take_dirty(9).len(), 1);
+}

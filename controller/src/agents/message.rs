@@ -1,0 +1,107 @@
+//! Desired states as messages for agents, and their words as ours.
+
+use std::net::IpAddr;
+
+use causeway_proto::{Mac, Revision, Vni, v1};
+
+use super::board::PortSaid;
+use crate::derive::node::{NodeDelta, NodeNetwork, NodePort, NodeSelf, NodeState, RemoteMac};
+
+/// Problems kept of one status, and bytes of each.
+const PROBLEMS: usize = 100;
+const PROBLEM_BYTES: usize = 1000;
+
+/// A complete state.
+pub(super) fn snapshot(me: &NodeSelf, state: &NodeState, revision: Revision) -> v1::ControllerMessage {
+    let state = v1::NodeState {
+        revision: revision.0,
+        node: me.name.to_string(),
+        vtep: me.vtep.to_string(),
+        underlay_mtu: me.underlay_mtu,
+        networks: networks(state),
+        ports: ports(state),
+        remotes: remotes(state),
+        floods: floods(&state.floods),
+    };
+    v1::ControllerMessage { message: Some(v1::controller_message::Message::Snapshot(state)) }
+}
+
+/// Changes.
+pub(super) fn delta(delta: &NodeDelta, revision: Revision) -> v1::ControllerMessage {
+    let gone = |(vni, mac): &(Vni, Mac)| v1::RemoteMac {
+        vni: vni.get(),
+        mac: mac.to_string(),
+        ..v1::RemoteMac::default()
+    };
+    let delta = v1::NodeDelta {
+        revision: revision.0,
+        networks: networks(&delta.set),
+        ports: ports(&delta.set),
+        remotes: remotes(&delta.set),
+        floods: floods(&delta.set.floods),
+        deleted_networks: delta.deleted_networks.iter().map(|vni| vni.get()).collect(),
+        deleted_ports: delta.deleted_ports.iter().map(ToString::to_string).collect(),
+        deleted_remotes: delta.deleted_remotes.iter().map(gone).collect(),
+        deleted_floods: floods(&delta.deleted_floods),
+    };
+    v1::ControllerMessage { message: Some(v1::controller_message::Message::Delta(delta)) }
+}
+
+fn networks(state: &NodeState) -> Vec<v1::NodeNetwork> {
+    let message = |(vni, NodeNetwork { key, mtu, bridge_mac }): (&Vni, &NodeNetwork)| v1::NodeNetwork {
+        vni: vni.get(),
+        vrf: key.vrf.to_string(),
+        network: key.network.to_string(),
+        mtu: *mtu,
+        bridge_mac: bridge_mac.to_string(),
+    };
+    state.networks.iter().map(message).collect()
+}
+
+fn ports(state: &NodeState) -> Vec<v1::NodePort> {
+    let message = |(key, port): (&causeway_proto::PortKey, &NodePort)| v1::NodePort {
+        id: key.to_string(),
+        vni: port.vni.get(),
+        mac: port.mac.to_string(),
+        addresses: port.addresses.iter().map(|(ip, length)| format!("{ip}/{length}")).collect(),
+        gateways: port.gateways.iter().map(ToString::to_string).collect(),
+        mtu: port.mtu,
+        netns: port.netns.clone(),
+        interface: port.interface.clone(),
+        generation: port.generation,
+    };
+    state.ports.iter().map(message).collect()
+}
+
+fn remotes(state: &NodeState) -> Vec<v1::RemoteMac> {
+    let message = |((vni, mac), RemoteMac { vtep, addresses }): (&(Vni, Mac), &RemoteMac)| v1::RemoteMac {
+        vni: vni.get(),
+        mac: mac.to_string(),
+        vtep: vtep.to_string(),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+    };
+    state.remotes.iter().map(message).collect()
+}
+
+fn floods<'a>(floods: impl IntoIterator<Item = &'a (Vni, IpAddr)>) -> Vec<v1::FloodTarget> {
+    let message = |(vni, vtep): &(Vni, IpAddr)| v1::FloodTarget { vni: vni.get(), vtep: vtep.to_string() };
+    floods.into_iter().map(message).collect()
+}
+
+/// What an agent says, without what cannot be read: a port that does not exist any more is nothing to quarrel about.
+pub(super) fn said(status: v1::AgentStatus) -> (Revision, Vec<PortSaid>, Vec<String>) {
+    let short = |text: String| text.chars().take(PROBLEM_BYTES).collect::<String>();
+    let port = |port: v1::PortStatus| {
+        let result = match (port.programmed, port.problem) {
+            (true, _) => Ok(()),
+            (false, problem) if problem.is_empty() => {
+                Err("not programmed; the agent gives no reason".to_owned())
+            }
+            (false, problem) => Err(short(problem)),
+        };
+        Some(PortSaid { port: port.port.parse().ok()?, generation: port.generation, result })
+    };
+    let ports = status.ports.into_iter().filter_map(port).collect();
+    let problems = status.problems.into_iter().take(PROBLEMS).map(short).collect();
+    (Revision(status.revision), ports, problems)
+}

@@ -1,0 +1,217 @@
+//! What is known of one MAC, address or prefix: what is intended, what we say, what others say, and which wins.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use causeway_bgp::{ReceivedRoute, Route, RouteFilter, RouteKey, SessionState};
+use causeway_proto::{Mac, Prefix, v1};
+
+use super::App;
+use super::fabric::{networks_by_vni, own_message, received_message};
+use super::port_message::from_snapshot;
+use crate::derive::evpn;
+use crate::derive::imports::Unused;
+use crate::model::Port;
+use crate::snapshot::{Record, Snapshot};
+
+/// Ports, subnets and routes named in an explanation at most.
+const LIMIT: usize = 100;
+
+/// What to explain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    Mac(Mac),
+    Address(IpAddr),
+    Prefix(Prefix),
+}
+
+/// A text that is none of the three.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is neither a MAC, an address nor a prefix")]
+pub(super) struct SubjectError(String);
+
+impl FromStr for Subject {
+    type Err = SubjectError;
+
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
+        let mac = text.parse().map(Subject::Mac).ok();
+        let address = || text.parse().map(Subject::Address).ok();
+        let prefix = || text.parse().map(Subject::Prefix).ok();
+        mac.or_else(address).or_else(prefix).ok_or_else(|| SubjectError(super::parse::short(text)))
+    }
+}
+
+/// The explanation.
+pub(super) async fn explain(app: &App, subject: &Subject) -> v1::ExplainResponse {
+    let snapshot = app.snapshot().await;
+    let filter = match *subject {
+        Subject::Mac(mac) => RouteFilter { mac: Some(mac), ..RouteFilter::default() },
+        Subject::Address(ip) => RouteFilter { ip: Some(ip), ..RouteFilter::default() },
+        Subject::Prefix(prefix) => {
+            RouteFilter { ip: Some(prefix.network()), route_type: Some(5), ..RouteFilter::default() }
+        }
+    };
+    let filter = RouteFilter { limit: LIMIT, ..filter };
+    let out = app.fabric.routes_out(&filter).await;
+    let received = app.fabric.speaker().routes_in(&filter).await;
+    let mut findings = intent(app, &snapshot, subject).await;
+    findings.extend(sent(app, &out).await);
+    findings.extend(heard(app, &snapshot, &out, &received));
+    let networks = networks_by_vni(&snapshot);
+    let ours = out.iter().map(|route| own_message(&snapshot, &networks, route));
+    let theirs = received.iter().map(|route| received_message(app, &snapshot, route));
+    let mut routes: Vec<v1::Route> = ours.chain(theirs).collect();
+    // The winner first: ours where the store says so, else what is used.
+    routes.sort_by_key(|route| {
+        (route.direction != i32::from(v1::RouteDirection::Out), !route.verdict.starts_with("used"))
+    });
+    v1::ExplainResponse { findings, routes }
+}
+
+/// What the store says.
+async fn intent(app: &App, snapshot: &Snapshot, subject: &Subject) -> Vec<String> {
+    let mut findings = Vec::new();
+    match subject {
+        Subject::Mac(mac) => {
+            let owners = snapshot.networks.keys().filter_map(|key| snapshot.by_mac.get(&(key.clone(), *mac)));
+            for owner in owners.take(LIMIT) {
+                findings.extend(port(app, snapshot, owner));
+            }
+            if findings.is_empty() {
+                findings.push(format!("no port has MAC {mac}"));
+            }
+        }
+        Subject::Address(ip) => {
+            for vrf in snapshot.vrfs.keys() {
+                if let Some(owner) = snapshot.by_address.get(&(vrf.clone(), *ip)) {
+                    findings.extend(port(app, snapshot, owner));
+                } else if let Some(subnet) = snapshot.subnet_at(vrf, *ip) {
+                    let subnet = &subnet.value;
+                    let what = if subnet.gateway == Some(*ip) { "the gateway" } else { "a free address" };
+                    findings.push(format!(
+                        "{ip} is {what} of subnet {} of network {}",
+                        subnet.prefix, subnet.network
+                    ));
+                }
+            }
+            findings.extend(vtep(snapshot, *ip));
+            if findings.is_empty() {
+                findings.push(format!("no port has address {ip}, and no subnet contains it"));
+            }
+        }
+        Subject::Prefix(prefix) => {
+            let overlapping =
+                snapshot.subnets.values().filter(|record| record.value.prefix.overlaps(*prefix));
+            for record in overlapping.take(LIMIT) {
+                let subnet = &record.value;
+                let (taken, released) = snapshot.taken_in(&subnet.network.vrf, subnet.prefix);
+                findings.push(format!(
+                    "subnet {} of network {}: {taken} addresses taken, {released} of them by released ports",
+                    subnet.prefix, subnet.network
+                ));
+            }
+            if findings.is_empty() {
+                findings.push(format!("no subnet overlaps {prefix}"));
+            }
+            findings.push("no prefixes are announced: hosts are the tunnel end points and nobody routes between networks".to_owned());
+        }
+    }
+    findings
+}
+
+fn vtep(snapshot: &Snapshot, ip: IpAddr) -> Option<String> {
+    let node = snapshot.nodes.values().find(|record| record.value.vtep == ip)?;
+    Some(format!("{ip} is the VTEP of node {}", node.value.name))
+}
+
+fn port(app: &App, snapshot: &Snapshot, owner: &Arc<Record<Port>>) -> Vec<String> {
+    let port = &owner.value;
+    let mut findings = Vec::new();
+    let Some(message) = from_snapshot(app, snapshot, &port.key) else { return findings };
+    let state = message.state().as_str_name().trim_start_matches("PORT_STATE_");
+    let addresses = message.addresses.join(", ");
+    let place = match &message.binding {
+        Some(binding) => {
+            let node =
+                binding.node.parse().ok().and_then(|name: causeway_proto::Name| snapshot.nodes.get(&name));
+            let vtep = node.map(|node| format!(" (VTEP {})", node.value.vtep)).unwrap_or_default();
+            format!("bound to node {}{vtep}, generation {}", binding.node, binding.generation)
+        }
+        None => "bound to no node, so nothing is announced".to_owned(),
+    };
+    let problem = if message.problem.is_empty() { String::new() } else { format!(": {}", message.problem) };
+    findings.push(format!("port {}: {addresses} {}, {state}{problem}, {place}", port.key, port.mac));
+    if let Err(skip) = evpn::port_routes(snapshot, &app.fabric.context(), &port.key) {
+        findings.push(format!("no route for port {}: {skip}", port.key));
+    }
+    if let Some(binding) = &message.binding {
+        findings.push(format!(
+            "node {} itself gets it from its agent: switches and hosts drop BGP routes whose next hop they are",
+            binding.node
+        ));
+    }
+    findings
+}
+
+/// What we tell the fabric.
+async fn sent(app: &App, out: &[Route]) -> Option<String> {
+    if out.is_empty() {
+        return Some("nothing is announced about it".to_owned());
+    }
+    let (peers, unusable) = app.fabric.peers().await;
+    let up = peers.values().filter(|peer| peer.state == SessionState::Established).count();
+    let all = peers.len() + unusable.len();
+    Some(format!("{} routes announced, to {up} of {all} peers that are up", out.len()))
+}
+
+/// What the fabric tells us.
+fn heard(app: &App, snapshot: &Snapshot, out: &[Route], received: &[ReceivedRoute]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for ReceivedRoute { peer, route, .. } in received {
+        let key = &route.key;
+        let verdict = app.fabric.with_table(|table| table.verdict(snapshot, *peer, key, &route.attributes));
+        match verdict {
+            Ok(imported) => findings.push(format!(
+                "{peer} says it is behind {} in network {}: used",
+                imported.vtep, imported.network
+            )),
+            Err(Unused::Ours) => {
+                let told = out.iter().find(|own| own.key == *key);
+                if let Some(told) = told.filter(|told| told.attributes.next_hop != route.attributes.next_hop)
+                {
+                    findings.push(format!(
+                        "{peer} sends our own route back with next hop {} instead of {}: something on the way does not \
+                         keep next hops (set next-hop-unchanged)",
+                        route.attributes.next_hop, told.attributes.next_hop
+                    ));
+                }
+            }
+            Err(unused) => {
+                findings
+                    .push(format!("{peer} says next hop {}: not used, {unused}", route.attributes.next_hop));
+                if let (Unused::Port(owner), RouteKey::MacIp { mac, .. }) = (&unused, key) {
+                    findings.push(format!(
+                        "conflict: {mac} belongs to {owner} and is seen elsewhere in the fabric"
+                    ));
+                }
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_told_apart() {
+        assert!(matches!("02:ca:0a:08:00:05".parse(), Ok(Subject::Mac(_))));
+        assert!(matches!("10.8.0.5".parse(), Ok(Subject::Address(_))));
+        assert!(matches!("fd00::/64".parse(), Ok(Subject::Prefix(_))));
+        for text in ["", "web/a", "10.8.0.5/20", "02:ca"] {
+            assert!(text.parse::<Subject>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The port service.
+
+use std::ops::Bound;
+
+use causeway_proto::v1::port_service_server::PortService;
+use causeway_proto::{NetworkKey, PortKey, PortName, v1};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::parse::{self, Filter};
+use super::port_message::{from_snapshot, message};
+use super::status::Refusal;
+use super::{App, watch};
+use crate::ports::{CreatePort, Stored};
+use crate::snapshot::Snapshot;
+
+/// Ports of one bulk request.
+const BULK: usize = 1000;
+/// Ports of a page, when the client says nothing.
+const PAGE: usize = 1000;
+/// Ports of a page at most.
+const LARGEST_PAGE: usize = 10_000;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Service(pub(crate) App);
+
+#[tonic::async_trait]
+impl PortService for Service {
+    type WatchPortsStream = ReceiverStream<Result<v1::WatchPortsResponse, Status>>;
+
+    async fn create_port(
+        &self,
+        request: Request<v1::CreatePortRequest>,
+    ) -> Result<Response<v1::CreatePortResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.0.unary("PortService/CreatePort", &metadata, self.create(request)).await
+    }
+
+    async fn create_ports(
+        &self,
+        request: Request<v1::CreatePortsRequest>,
+    ) -> Result<Response<v1::CreatePortsResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.0.unary("PortService/CreatePorts", &metadata, self.create_many(request)).await
+    }
+
+    async fn bind_port(
+        &self,
+        request: Request<v1::BindPortRequest>,
+    ) -> Result<Response<v1::BindPortResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let work = async {
+            let key = parse::port_key("key", request.key)?;
+            let Some(binding) = request.binding else { return Err(Refusal::field("binding", "is required")) };
+            let place = parse::place("binding", binding)?;
+            let stored = self.0.ports.bind(key, place).await?;
+            Ok(v1::BindPortResponse { port: Some(self.stored(&stored)) })
+        };
+        self.0.unary("PortService/BindPort", &metadata, work).await
+    }
+
+    async fn unbind_port(
+        &self,
+        request: Request<v1::UnbindPortRequest>,
+    ) -> Result<Response<v1::UnbindPortResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let work = async {
+            let stored = self.0.ports.unbind(parse::port_key("key", request.key)?).await?;
+            Ok(v1::UnbindPortResponse { port: Some(self.stored(&stored)) })
+        };
+        self.0.unary("PortService/UnbindPort", &metadata, work).await
+    }
+
+    async fn release_port(
+        &self,
+        request: Request<v1::ReleasePortRequest>,
+    ) -> Result<Response<v1::ReleasePortResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let work = async {
+            let key = parse::port_key("key", request.key)?;
+            let revision = self.0.ports.release(key.clone(), request.forget).await?;
+            self.0.wrote(revision);
+            let reason = parse::short(&request.reason);
+            tracing::info!(port = %key, forget = request.forget, reason, rev = revision.0, "port released");
+            Ok(v1::ReleasePortResponse { revision: revision.0 })
+        };
+        self.0.unary("PortService/ReleasePort", &metadata, work).await
+    }
+
+    async fn get_port(
+        &self,
+        request: Request<v1::GetPortRequest>,
+    ) -> Result<Response<v1::GetPortResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let work = async {
+            let key = parse::port_key("key", request.key)?;
+            let snapshot = self.0.snapshot().await;
+            let port = from_snapshot(&self.0, &snapshot, &key).ok_or_else(|| {
+                Refusal::not_found(
+                    format!("port {key} does not exist"),
+                    format!("create it: causeway port create {key}"),
+                )
+            })?;
+            Ok(v1::GetPortResponse { port: Some(port) })
+        };
+        self.0.unary("PortService/GetPort", &metadata, work).await
+    }
+
+    async fn list_ports(
+        &self,
+        request: Request<v1::ListPortsRequest>,
+    ) -> Result<Response<v1::ListPortsResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.0.unary("PortService/ListPorts", &metadata, self.list(request)).await
+    }
+
+    async fn watch_ports(
+        &self,
+        request: Request<v1::WatchPortsRequest>,
+    ) -> Result<Response<Self::WatchPortsStream>, Status> {
+        let v1::WatchPortsRequest { filter, from_revision } = request.into_inner();
+        let filter = parse::filter(filter)?;
+        let receiver = watch::start(self.0.clone(), filter, from_revision).await?;
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+impl Service {
+    /// What the store holds now, as a message.
+    fn stored(&self, stored: &Stored) -> v1::Port {
+        self.0.wrote(stored.revision);
+        let snapshot = self.0.state.snapshot();
+        let binding = stored.binding.as_ref().map(|binding| (binding, stored.revision));
+        message(&self.0, &snapshot, &stored.port, binding, stored.revision)
+    }
+
+    fn created(&self, stored: &Stored) -> v1::CreatePortResponse {
+        v1::CreatePortResponse { port: Some(self.stored(stored)), created: stored.created }
+    }
+
+    async fn create(&self, request: v1::CreatePortRequest) -> Result<v1::CreatePortResponse, Refusal> {
+        let port = parse::create_port(request)?;
+        let mut answers = self.0.ports.create(vec![port]).await;
+        match answers.pop() {
+            Some(answer) => Ok(self.created(&answer?)),
+            None => Err(Refusal::unavailable("the controller is stopping")),
+        }
+    }
+
+    async fn create_many(&self, request: v1::CreatePortsRequest) -> Result<v1::CreatePortsResponse, Refusal> {
+        if request.ports.len() > BULK {
+            return Err(Refusal::field("ports", format!("are more than {BULK}")));
+        }
+        let parsed: Vec<Result<CreatePort, Refusal>> =
+            request.ports.into_iter().map(parse::create_port).collect();
+        let good = parsed.iter().filter_map(|port| port.as_ref().ok().cloned()).collect();
+        let mut answers = self.0.ports.create(good).await.into_iter();
+        let mut results = Vec::with_capacity(parsed.len());
+        for port in parsed {
+            let result = match port {
+                Err(refusal) => Err(refusal),
+                Ok(_) => match answers.next() {
+                    Some(answer) => answer.map_err(Refusal::from),
+                    None => Err(Refusal::unavailable("the controller is stopping")),
+                },
+            };
+            let result = match result {
+                Ok(stored) => v1::create_ports_result::Result::Ok(self.created(&stored)),
+                Err(refusal) => v1::create_ports_result::Result::Error(refusal.into_error()),
+            };
+            results.push(v1::CreatePortsResult { result: Some(result) });
+        }
+        Ok(v1::CreatePortsResponse { results })
+    }
+
+    async fn list(&self, request: v1::ListPortsRequest) -> Result<v1::ListPortsResponse, Refusal> {
+        let filter = parse::filter(request.filter)?;
+        let size = match request.page_size as usize {
+            0 => PAGE,
+            n if n <= LARGEST_PAGE => n,
+            _ => return Err(Refusal::field("page_size", format!("is more than {LARGEST_PAGE}"))),
+        };
+        let after = match request.page_token.as_str() {
+            "" => None,
+            token => Some(token.parse::<PortKey>().map_err(|_| {
+                Refusal::field("page_token", format!("'{}' is not a token of this list", parse::short(token)))
+            })?),
+        };
+        let snapshot = self.0.snapshot().await;
+        let mut ports = Vec::new();
+        let mut next_page_token = String::new();
+        let mut last = None;
+        for key in candidates(&snapshot, &filter, after) {
+            let Some(record) = snapshot.ports.get(&key) else { continue };
+            if !filter.matches(&snapshot, &record.value) {
+                continue;
+            }
+            if ports.len() == size {
+                next_page_token = last.map(|key: PortKey| key.to_string()).unwrap_or_default();
+                break;
+            }
+            ports.extend(from_snapshot(&self.0, &snapshot, &key));
+            last = Some(key);
+        }
+        Ok(v1::ListPortsResponse { ports, next_page_token, revision: snapshot.revision.0 })
+    }
+}
+
+/// Keys behind `after` among which all that match are found, in order: by index where the filter names an address, a
+/// node or a network.
+fn candidates<'a>(
+    snapshot: &'a Snapshot,
+    filter: &'a Filter,
+    after: Option<PortKey>,
+) -> Box<dyn Iterator<Item = PortKey> + Send + 'a> {
+    let token = after.clone();
+    let behind = move |key: &PortKey| token.as_ref().is_none_or(|after| key > after);
+    if let Some(address) = filter.address {
+        let vrfs = snapshot.vrfs.keys().filter(|vrf| filter.vrf.as_ref().is_none_or(|wanted| wanted == *vrf));
+        let found = vrfs.filter_map(move |vrf| snapshot.by_address.get(&(vrf.clone(), address)));
+        return Box::new(found.map(|record| record.value.key.clone()).filter(behind));
+    }
+    if let Some(node) = &filter.node {
+        let found = snapshot.bindings_at(node).map(|record| record.value.port.clone());
+        return Box::new(found.filter(behind));
+    }
+    let start = match (&filter.vrf, &filter.network) {
+        (Some(vrf), network) => {
+            let network = network.clone().unwrap_or_else(causeway_proto::Name::lowest);
+            let network = NetworkKey { vrf: vrf.clone(), network };
+            Some(PortKey { network, name: PortName::lowest() })
+        }
+        (None, _) => None,
+    };
+    let inside = move |key: &PortKey| match (&filter.vrf, &filter.network) {
+        (Some(vrf), Some(network)) => key.network.vrf == *vrf && key.network.network == *network,
+        (Some(vrf), None) => key.network.vrf == *vrf,
+        (None, _) => true,
+    };
+    let from = match (start, after) {
+        (start, Some(after)) if start.as_ref().is_none_or(|start| after >= *start) => Bound::Excluded(after),
+        (Some(start), _) => Bound::Included(start),
+        (None, _) => Bound::Unbounded,
+    };
+    let keys = snapshot.ports.range::<_, PortKey>((from, Bound::Unbounded)).map(|(key, _)| key.clone());
+    Box::new(keys.take_while(inside))
+}

@@ -1,0 +1,101 @@
+//! Ports as messages: intent from the snapshot, state from what the node and the fabric say.
+
+use causeway_proto::{Name, PortKey, Revision, v1};
+
+use super::App;
+use super::parse::Filter;
+use crate::agents::PortProgress;
+use crate::model::{Binding, Port};
+use crate::snapshot::Snapshot;
+
+/// A key as a message.
+pub(super) fn key_message(key: &PortKey) -> v1::PortKey {
+    v1::PortKey {
+        vrf: key.network.vrf.to_string(),
+        network: key.network.network.to_string(),
+        name: key.name.to_string(),
+    }
+}
+
+/// A port of the snapshot; `None` if there is none.
+pub(super) fn from_snapshot(app: &App, snapshot: &Snapshot, key: &PortKey) -> Option<v1::Port> {
+    let port = snapshot.ports.get(key)?;
+    let binding = snapshot.bindings.get(key);
+    let revision = binding.map_or(port.revision, |binding| binding.revision.max(port.revision));
+    let binding = binding.map(|record| (&record.value, record.revision));
+    Some(message(app, snapshot, &port.value, binding, revision))
+}
+
+/// A port with its binding and that one's revision.
+pub(super) fn message(
+    app: &App,
+    snapshot: &Snapshot,
+    port: &Port,
+    binding: Option<(&Binding, Revision)>,
+    revision: Revision,
+) -> v1::Port {
+    let binding = binding.filter(|(binding, _)| binding.active && port.released_ms.is_none());
+    let (state, problem) = state(app, port, binding);
+    v1::Port {
+        key: Some(key_message(&port.key)),
+        addresses: port.addresses.iter().map(ToString::to_string).collect(),
+        mac: port.mac.to_string(),
+        labels: port.labels.clone(),
+        state: state.into(),
+        binding: binding.map(|(binding, _)| binding_message(binding)),
+        revision: revision.0,
+        problem,
+        created_ms: port.created_ms,
+        expires_ms: expires(snapshot, port),
+    }
+}
+
+fn state(app: &App, port: &Port, binding: Option<(&Binding, Revision)>) -> (v1::PortState, String) {
+    let state = match binding {
+        _ if port.released_ms.is_some() => v1::PortState::Released,
+        None => v1::PortState::Reserved,
+        Some((binding, at)) => match app.agents.port_progress(binding, at) {
+            PortProgress::Failed(problem) => return (v1::PortState::Failed, problem),
+            PortProgress::Waiting => v1::PortState::Bound,
+            PortProgress::Programmed if app.fabric.is_advertised(&port.key) => v1::PortState::Advertised,
+            PortProgress::Programmed => v1::PortState::Programmed,
+        },
+    };
+    (state, String::new())
+}
+
+fn binding_message(binding: &Binding) -> v1::Binding {
+    v1::Binding {
+        node: binding.node.to_string(),
+        kind: v1::WorkloadKind::Container.into(),
+        attachment: v1::Attachment::VxlanBridge.into(),
+        netns: binding.netns.clone(),
+        interface: binding.interface.clone(),
+        generation: binding.generation,
+    }
+}
+
+fn expires(snapshot: &Snapshot, port: &Port) -> i64 {
+    let Some(released) = port.released_ms else { return 0 };
+    let sticky = snapshot.networks.get(&port.key.network).map_or(0, |network| network.value.sticky_seconds);
+    match sticky {
+        0 => 0,
+        seconds => released.saturating_add(i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000)),
+    }
+}
+
+impl Filter {
+    /// True if the port is one of these.
+    pub(super) fn matches(&self, snapshot: &Snapshot, port: &Port) -> bool {
+        let node = |node: &Name| {
+            let binding = snapshot.bindings.get(&port.key);
+            binding.is_some_and(|b| b.value.active && b.value.node == *node && port.released_ms.is_none())
+        };
+        self.vrf.as_ref().is_none_or(|vrf| port.key.network.vrf == *vrf)
+            && self.network.as_ref().is_none_or(|network| port.key.network.network == *network)
+            && port.key.name.as_str().starts_with(&self.name_prefix)
+            && self.address.is_none_or(|address| port.addresses.contains(&address))
+            && self.labels.iter().all(|(key, value)| port.labels.get(key) == Some(value))
+            && self.node.as_ref().is_none_or(node)
+    }
+}

@@ -1,0 +1,186 @@
+//! The controller and a switch: sessions over loopback between two speakers of ours.
+
+mod support;
+
+use anyhow::{Context, Result};
+use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget};
+use causeway_proto::{Mac, Vni, v1};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use support::*;
+
+async fn with_switch() -> Result<(Lab, Switch)> {
+    let lab = Lab::with_sample().await?;
+    let switch = Switch::start([127, 0, 0, 2], None).await?;
+    lab.apply(vec![resource(v1::resource::Spec::Peer(switch.peer()))]).await?;
+    wait_peer(&lab, "Established").await?;
+    Ok((lab, switch))
+}
+
+async fn wait_peer(lab: &Lab, state: &str) -> Result<v1::PeerStatus> {
+    wait_for(&format!("peer {state}"), async || {
+        let peers = lab.fabric().list_peers(v1::ListPeersRequest {}).await?.into_inner().peers;
+        Ok(peers.into_iter().find(|peer| peer.state == state))
+    })
+    .await
+}
+
+fn attributes(next_hop: [u8; 4]) -> Attributes {
+    Attributes {
+        next_hop: IpAddr::from(next_hop),
+        vni: Vni::try_from(110).ok(),
+        l3_vni: None,
+        route_targets: RouteTarget::new(ASN, 110).into_iter().collect(),
+        sequence: 0,
+        sticky: false,
+        router_mac: None,
+        default_gateway: false,
+        pmsi: None,
+        esi: Esi::default(),
+        gateway: None,
+    }
+}
+
+fn server(mac: &str, ip: &str, next_hop: [u8; 4]) -> Result<Route> {
+    let rd = RouteDistinguisher::new(Ipv4Addr::new(10, 99, 0, 200), 2);
+    let key = RouteKey::MacIp { rd, etag: 0, mac: mac.parse::<Mac>()?, ip: Some(ip.parse()?) };
+    Ok(Route { key, attributes: Arc::new(attributes(next_hop)) })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_port_is_announced_and_an_unbound_one_withdrawn() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    let port = lab.create("a", Some("h1")).await?;
+    let (ip, mac) = (&port.addresses[0], &port.mac);
+    let first = format!("2 10.99.0.1:1 {mac} {ip} via 10.0.0.1 seq 0");
+    switch.wait_routes(&[&first, "3 10.99.0.1:1 10.0.0.1"]).await?;
+    lab.unbind("a").await?;
+    switch.wait_routes(&[]).await?;
+    lab.bind("a", "h2").await?;
+    let moved = format!("2 10.99.0.1:1 {mac} {ip} via 10.0.0.2 seq 1");
+    switch.wait_routes(&[&moved, "3 10.99.0.1:1 10.0.0.2"]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_is_advertised_when_programmed_and_sent() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    lab.create("a", Some("h1")).await?;
+    let mut agent = Agent::connect(&lab.channel, "h1", "i").await?;
+    let revision = agent.snapshot().await?.revision;
+    agent.say(revision, vec![programmed("a", 1)]).await?;
+    lab.wait_state("a", v1::PortState::Advertised).await?;
+    assert_eq!(switch.routes().await.len(), 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_fabric_says_reaches_the_agents() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    let own = lab.create("a", Some("h1")).await?;
+    let mut agent = Agent::connect(&lab.channel, "h1", "i").await?;
+    assert!(agent.snapshot().await?.remotes.is_empty());
+    let bare_metal = server("00:11:22:33:44:55", "10.8.0.99", [10, 0, 9, 1])?;
+    let mut flood = attributes([10, 0, 9, 1]);
+    flood.pmsi = Some(Pmsi { vni: Vni::try_from(110)?, tunnel: IpAddr::from([10, 0, 9, 1]) });
+    let flood = Route {
+        key: RouteKey::Imet { rd: bare_metal.key.rd(), etag: 0, originator: IpAddr::from([10, 0, 9, 1]) },
+        attributes: Arc::new(flood),
+    };
+    // A MAC of ours, from a host that pretends.
+    let thief = server(&own.mac, "10.8.0.98", [10, 0, 9, 1])?;
+    let routes = [bare_metal.clone(), flood, thief];
+    switch.speaker.update(routes.into_iter().map(RouteChange::Announce).collect()).await;
+    let (mut remotes, mut floods) = (Vec::new(), Vec::new());
+    while remotes.is_empty() || floods.is_empty() {
+        let delta = agent.delta().await?;
+        remotes.extend(delta.remotes);
+        floods.extend(delta.floods);
+    }
+    assert_eq!(remotes.len(), 1);
+    assert_eq!((remotes[0].mac.as_str(), remotes[0].vtep.as_str()), ("00:11:22:33:44:55", "10.0.9.1"));
+    assert_eq!(remotes[0].addresses, ["10.8.0.99"]);
+    assert_eq!(floods[0].vtep, "10.0.9.1");
+    let verdict = async |mac: &str| -> Result<String> {
+        let request = v1::ListRoutesRequest {
+            direction: v1::RouteDirection::In.into(),
+            mac: mac.into(),
+            ..v1::ListRoutesRequest::default()
+        };
+        let routes = lab.fabric().list_routes(request).await?.into_inner().routes;
+        Ok(routes.into_iter().next().context("a route")?.verdict)
+    };
+    assert_eq!(verdict("00:11:22:33:44:55").await?, "used: default/web");
+    assert_eq!(verdict(&own.mac).await?, "not used: its MAC belongs to port default/web/a");
+    let explained = lab.fabric().explain(v1::ExplainRequest { subject: own.mac.clone() }).await?.into_inner();
+    let text = explained.findings.join("\n");
+    assert!(text.contains("port default/web/a") && text.contains("conflict"), "{text}");
+    assert_eq!(explained.routes[0].direction(), v1::RouteDirection::Out, "ours first");
+    switch.speaker.update(vec![RouteChange::Withdraw(bare_metal.key)]).await;
+    assert_eq!(agent.delta().await?.deleted_remotes.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_without_its_key_file_is_told_and_comes_up_when_it_is_there() -> Result<()> {
+    let lab = Lab::with_sample().await?;
+    let switch = Switch::start([127, 0, 0, 2], Some(b"secret".to_vec())).await?;
+    let file = lab.directory.path().join("key");
+    let peer = v1::Peer { md5_key_file: file.display().to_string(), ..switch.peer() };
+    lab.apply(vec![resource(v1::resource::Spec::Peer(peer))]).await?;
+    let status = wait_for("the error", async || {
+        let peers = lab.fabric().list_peers(v1::ListPeersRequest {}).await?.into_inner().peers;
+        Ok(peers.into_iter().find(|peer| !peer.last_error.is_empty()))
+    })
+    .await?;
+    assert_eq!(status.state, "Idle");
+    assert!(status.last_error.starts_with("md5_key_file /"), "{}", status.last_error);
+    tokio::fs::write(&file, "secret\n").await?;
+    wait_peer(&lab, "Established").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_routes_at_the_peer() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    let port = lab.create("a", Some("h1")).await?;
+    let route = format!("2 10.99.0.1:1 {} {} via 10.0.0.1 seq 0", port.mac, port.addresses[0]);
+    let flood = "3 10.99.0.1:1 10.0.0.1";
+    switch.wait_routes(&[&route, flood]).await?;
+    let directory = lab.stop().await?;
+    switch.wait_routes(&[&format!("{route} stale"), &format!("{flood} stale")]).await?;
+    let lab = Lab::start_in(directory).await?;
+    wait_peer(&lab, "Established").await?;
+    switch.wait_routes(&[&route, flood]).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn routes_are_listed_by_filter_with_a_limit() -> Result<()> {
+    let (lab, _switch) = with_switch().await?;
+    for n in 0..5 {
+        lab.create(&format!("p{n}"), Some("h1")).await?;
+    }
+    let list = async |request: v1::ListRoutesRequest| -> Result<(usize, u64)> {
+        let answer = lab.fabric().list_routes(request).await?.into_inner();
+        Ok((answer.routes.len(), answer.more))
+    };
+    let all = v1::ListRoutesRequest::default();
+    wait_for("all routes", async || Ok((list(all.clone()).await? == (6, 0)).then_some(()))).await?;
+    assert_eq!(list(v1::ListRoutesRequest { limit: 2, ..all.clone() }).await?, (2, 4));
+    assert_eq!(list(v1::ListRoutesRequest { route_type: 3, ..all.clone() }).await?, (1, 0));
+    assert_eq!(list(v1::ListRoutesRequest { vni: 120, ..all.clone() }).await?, (0, 0));
+    for (request, field) in [
+        (v1::ListRoutesRequest { route_type: 6, ..all.clone() }, "route_type"),
+        (v1::ListRoutesRequest { vni: 1 << 24, ..all.clone() }, "vni"),
+        (v1::ListRoutesRequest { mac: "x".into(), ..all.clone() }, "mac"),
+        (v1::ListRoutesRequest { ip: "x".into(), ..all.clone() }, "ip"),
+        (v1::ListRoutesRequest { peer: "x".into(), ..all.clone() }, "peer"),
+        (v1::ListRoutesRequest { direction: 9, ..all.clone() }, "direction"),
+        (v1::ListRoutesRequest { limit: 1_000_000, ..all.clone() }, "limit"),
+    ] {
+        let status = refused(lab.fabric().list_routes(request).await)?;
+        assert!(status.message().starts_with(&format!("{field}: ")), "{status:?}");
+    }
+    Ok(())
+}
