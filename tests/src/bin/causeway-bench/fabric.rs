@@ -190,7 +190,7 @@ impl Bench {
             let gobgp = GoBgp::start(&self.sender, version, &config).await?;
             name = format!("GoBGP {}", gobgp.version());
             let _feeder = self.pump(FEEDER, SENDER)?;
-            wait_for("GoBGP's table is full", Duration::from_secs(60), async || {
+            wait_for("GoBGP's table is full", Duration::from_secs(120), async || {
                 let text = gobgp.cli(&["global", "rib", "summary", "-a", "evpn"]).await?;
                 ensure!(text.contains(&format!("Path: {TOTAL}")), "{text}");
                 Ok(())
@@ -214,7 +214,7 @@ fn median(mut costs: Vec<Cost>) -> Cost {
 
 async fn one_frr(report: &mut Report, version: FrrVersion) -> Result<()> {
     let (router, sender) = (Netns::new("rr").await?, Netns::new("tx").await?);
-    Netns::join((&router, "up", &["10.0.0.1/24"]), (&sender, "up", &["10.0.0.2/24", "10.0.0.3/24"])).await?;
+    Netns::join((&router, "wire0", &["10.0.0.1/24"]), (&sender, "wire0", &["10.0.0.2/24", "10.0.0.3/24"])).await?;
     let frr = Frr::start(&router, version, &frr_config()).await?;
     let name = format!("FRR {}", frr.version());
     let bench = Bench { frr, sender, directory: Slot::get()?.directory("bench")? };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// VTEPs over which the routes are spread.
@@ -102,9 +102,7 @@ async fn connect(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     }
 }
 
-/// Sends the table of `total` routes to a peer, then keeps the session up until it is killed.
-pub(crate) async fn run(from: Ipv4Addr, to: SocketAddr, total: u32) -> Result<()> {
-    let table = table(from, total);
+async fn establish(from: Ipv4Addr, to: SocketAddr) -> Result<(OwnedReadHalf, OwnedWriteHalf)> {
     let stream = connect(from.into(), to).await?;
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = stream.into_split();
@@ -112,10 +110,22 @@ pub(crate) async fn run(from: Ipv4Addr, to: SocketAddr, total: u32) -> Result<()
     loop {
         match next_message(&mut reader).await? {
             (1, _) => writer.write_all(&message(4, &[])).await?,
-            (4, _) => break,
+            (4, _) => return Ok((reader, writer)),
             (kind, body) => bail!("message {kind} before the session was up: {body:02x?}"),
         }
     }
+}
+
+/// Sends the table of `total` routes to a peer, then keeps the session up until it is killed.
+pub(crate) async fn run(from: Ipv4Addr, to: SocketAddr, total: u32) -> Result<()> {
+    let table = table(from, total);
+    // A peer that is not ready yet closes at once.
+    let (mut reader, mut writer) = loop {
+        match establish(from, to).await {
+            Ok(session) => break session,
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    };
     let mut drain = tokio::spawn(async move {
         loop {
             if let (3, body) = next_message(&mut reader).await? {
