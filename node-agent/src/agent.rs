@@ -49,7 +49,7 @@ pub enum AgentError {
 /// A running reconciler on a thread of its own. Give it commands, take statuses; it ends when `stop` is cancelled or
 /// the command sender is dropped, and leaves the data plane as it is.
 #[derive(Debug)]
-pub struct Dataplaner {
+pub struct DataplaneHandle {
     /// Where it takes commands.
     pub commands: mpsc::Sender<Command>,
     /// What it says of ports and node.
@@ -59,13 +59,13 @@ pub struct Dataplaner {
     thread: JoinHandle<()>,
 }
 
-impl Dataplaner {
+impl DataplaneHandle {
     /// Starts one on the real kernel: in the network namespace `netns`, or in that of the caller.
     pub fn start(
         netns: Option<PathBuf>,
         timing: Timing,
         stop: CancellationToken,
-    ) -> Result<Dataplaner, AgentError> {
+    ) -> Result<DataplaneHandle, AgentError> {
         let (commands, take_commands) = mpsc::channel(COMMANDS);
         let (give_statuses, statuses) = mpsc::channel(STATUSES);
         let (publish, progress) = watch::channel(Progress::default());
@@ -95,12 +95,12 @@ impl Dataplaner {
         let thread =
             std::thread::Builder::new().name("dataplane".into()).spawn(work).map_err(AgentError::Thread)?;
         is_ready.recv().map_err(|_| AgentError::Died)??;
-        Ok(Dataplaner { commands, statuses, progress, thread })
+        Ok(DataplaneHandle { commands, statuses, progress, thread })
     }
 
     /// Waits until its thread has ended, which it does when told to stop or when nobody gives commands any more.
     pub fn join(self) {
-        let Dataplaner { thread, .. } = self;
+        let DataplaneHandle { thread, .. } = self;
         // A panic has been printed by then.
         let _ = thread.join();
     }
@@ -116,8 +116,8 @@ pub async fn run(
     let (journal, state) = open_journal(&config)?;
     let instance_id = journal::instance_id(&config.state_dir)?;
     let timing = Timing { observe: Duration::from_secs(config.observe_interval), ..Timing::default() };
-    let plane = Dataplaner::start(None, timing, stop.child_token())?;
-    let Dataplaner { commands, statuses, mut progress, thread } = plane;
+    let plane = DataplaneHandle::start(None, timing, stop.child_token())?;
+    let DataplaneHandle { commands, statuses, mut progress, thread } = plane;
     let revision = state.as_ref().map_or(0, |s| s.revision);
     if let Some(state) = state {
         tracing::info!(rev = revision, ports = state.ports.len(), "applying the state on disk");
@@ -261,7 +261,12 @@ impl Dataplane for Observed {
     }
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), OpError>> {
-        ops.iter().map(|op| Ok(Observed::apply(self, op))).collect()
+        ops.iter()
+            .map(|op| {
+                Observed::apply(self, op);
+                Ok(())
+            })
+            .collect()
     }
 
     fn hear(&mut self, _: &Desired, _: &mut Observed) -> Result<Heard, NetlinkError> {

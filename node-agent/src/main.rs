@@ -105,6 +105,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => {
             config.check()?;
             start_log(&config)?;
+            raise_file_limit();
             let runtime =
                 tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             let done = match args.dry_run {
@@ -114,6 +115,17 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
             runtime.shutdown_timeout(Duration::from_secs(5));
             done
         }
+    }
+}
+
+/// A workload costs a socket in its namespace, and the usual soft limit is 1024.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(%error, soft, hard, "cannot raise the limit of open files");
     }
 }
 

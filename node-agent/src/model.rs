@@ -520,4 +520,4 @@ impl fmt::Display for Item {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

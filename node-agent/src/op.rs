@@ -220,7 +220,10 @@ impl Op {
             Op::LinkDel { dev } => write!(f, "ip link del dev {dev}"),
             Op::BridgeAdd { vni, mac, mtu } => {
                 let dev = Dev::bridge(*vni);
-                write!(f, "ip link add name {dev} address {mac} mtu {mtu} group {LINK_GROUP} type bridge")
+                write!(
+                    f,
+                    "ip link add name {dev} address {mac} mtu {mtu} group {LINK_GROUP} type bridge mcast_snooping 0"
+                )
             }
             Op::VxlanAdd { vni, local, port, mtu } => write!(
                 f,

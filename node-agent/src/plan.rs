@@ -45,7 +45,8 @@ enum Phase {
     Announce,
 }
 
-/// Compares `desired` and `observed` within `scope`. Without a VTEP nothing can be planned, and the one problem says so.
+/// Compares `desired` and `observed` within `scope`. Without a VTEP nothing can be planned, and every
+/// network and port has that problem.
 pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
     let mut planner = Planner {
         desired,
@@ -57,7 +58,13 @@ pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
         new_ports: BTreeSet::new(),
         removed: BTreeSet::new(),
     };
-    let Some(vtep) = desired.vtep() else { return Plan::default() };
+    let Some(vtep) = desired.vtep() else {
+        let why = "the node has no usable VTEP address: set it at the controller";
+        let networks = desired.networks().keys().map(|&vni| Key::Network(vni));
+        let ports = desired.ports().keys().map(|id| Key::Port(Dev::port(id)));
+        let problems = networks.chain(ports).map(|key| (key, why.to_owned())).collect();
+        return Plan { ops: Vec::new(), problems };
+    };
     let mut keys = match scope {
         Scope::All => {
             let mut keys = desired.keys();

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::kernel::Dataplane;
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
-use crate::observed::Observed;
+use crate::observed::{Inside, Observed};
 use crate::op::Op;
 use crate::plan::{Plan, Scope, plan};
 use retry::Retries;
@@ -174,7 +174,9 @@ impl<D: Dataplane> Reconciler<D> {
                 self.statuses.set_node_problems((self.checks)(&self.desired));
                 next_checks = now + self.timing.checks;
             }
-            self.statuses.send(&self.desired);
+            if self.has_compared_ports() {
+                self.statuses.send(&self.desired);
+            }
             self.publish_progress();
         }
     }
@@ -183,6 +185,15 @@ impl<D: Dataplane> Reconciler<D> {
     fn has_work(&self) -> bool {
         let dirty = self.observed.is_none() || self.dirty != Scope::Keys(BTreeSet::new());
         self.complete && dirty && !self.retries.waits_for_observe()
+    }
+
+    /// Every port has been compared with the kernel: what is not, is not reported as programmed.
+    fn has_compared_ports(&self) -> bool {
+        let open = match &self.dirty {
+            Scope::All => true,
+            Scope::Keys(keys) => keys.iter().any(|k| matches!(k, Key::Network(_) | Key::Port(_))),
+        };
+        self.observed.is_some() && !open
     }
 
     fn publish_progress(&mut self) {
@@ -268,6 +279,9 @@ impl<D: Dataplane> Reconciler<D> {
     fn pass(&mut self) -> Looked {
         let mut addresses = self.hear();
         if self.observed.is_none() {
+            if self.retries.waits_for_observe() {
+                return Looked { addresses };
+            }
             match self.observe() {
                 // Events that arrived during the dumps correct them.
                 Ok(()) => addresses |= self.hear(),
@@ -290,6 +304,10 @@ impl<D: Dataplane> Reconciler<D> {
         self.progress.passes += 1;
         let planned = plan(&self.desired, observed, &scope);
         self.statuses.begin(&self.desired, &scope, &planned);
+        // Names of namespaces are watched; what else keeps one shut is tried again.
+        for key in planned.problems.keys().filter(|key| unreachable(observed, key)) {
+            self.retries.failed(key);
+        }
         let worked = self.work(planned);
         self.verify(worked);
         Looked { addresses }
@@ -362,7 +380,8 @@ impl<D: Dataplane> Reconciler<D> {
         }
         for op in &left.ops {
             let key = op.key();
-            if worked.failed.contains(&key) || self.retries.is_waiting(&key) {
+            let network_failed = network_of(&key).is_some_and(|n| worked.failed.contains(&n));
+            if worked.failed.contains(&key) || network_failed || self.retries.is_waiting(&key) {
                 continue;
             }
             self.retries.failed(&key);
@@ -414,6 +433,11 @@ fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
         first.get_or_insert(key);
     }
     taken
+}
+
+fn unreachable(observed: &Observed, key: &Key) -> bool {
+    let Key::Port(dev) = key else { return false };
+    matches!(observed.insides.get(dev), Some(Inside::Unreachable(_)))
 }
 
 fn network_of(key: &Key) -> Option<Key> {

@@ -21,8 +21,8 @@ use crate::reconcile::Command;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(15));
-/// Between attempts when the controller says no: a person must act first.
-const REFUSED: Duration = Duration::from_secs(10);
+/// The same when the controller says no: mostly a person must act first.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 /// A state of 100,000 remote MACs has about 6 MB.
 const LARGEST_MESSAGE: usize = 512 * 1024 * 1024;
 
@@ -145,10 +145,8 @@ impl Client {
             turn += 1;
             failures = failures.saturating_add(1);
             let round = failures / self.identity.controllers.len().max(1) as u32;
-            let wait = match error.is_refusal() {
-                true => REFUSED,
-                false => BACKOFF.0.saturating_mul(1 << round.min(16)).min(BACKOFF.1),
-            };
+            let (first, longest) = if error.is_refusal() { REFUSED } else { BACKOFF };
+            let wait = first.saturating_mul(1 << round.min(16)).min(longest);
             let wait = wait.mul_f64(rand::random_range(0.75..=1.25));
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -276,3 +274,6 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

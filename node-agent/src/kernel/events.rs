@@ -9,6 +9,7 @@ use super::{Dataplane, Heard, Kernel, OpError};
 use crate::dev::{Dev, Role};
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
+use crate::netlink::monitor::Monitor;
 use crate::netlink::parse::{self, Kind};
 use crate::netns::identify;
 use crate::observed::Observed;
@@ -38,8 +39,11 @@ impl Dataplane for Kernel {
 
     fn hear(&mut self, desired: &Desired, observed: &mut Observed) -> Result<Heard, NetlinkError> {
         let mut messages = Vec::new();
-        let complete =
-            self.monitor.get_mut().drain(|message| messages.push(message)).map_err(NetlinkError::Socket)?;
+        let drained = self.monitor.get_mut().drain(|message| messages.push(message));
+        if drained.is_err() {
+            self.monitor = Monitor::of_host().and_then(Monitor::register).map_err(NetlinkError::Socket)?;
+        }
+        let complete = drained.map_err(NetlinkError::Socket)?;
         let mut heard = Heard { lost: !complete, ..Heard::default() };
         let mut touched = BTreeSet::new();
         for message in messages {

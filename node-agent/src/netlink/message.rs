@@ -10,7 +10,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope,
 };
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
     InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::neighbour::{
@@ -47,7 +47,8 @@ pub(crate) fn add_bridge(vni: Vni, mac: Mac, mtu: u32) -> Request {
         mac_attribute(mac),
         LinkAttribute::Mtu(mtu),
         LinkAttribute::Group(LINK_GROUP),
-        info(InfoKind::Bridge, None),
+        // Without a querier snooping only delays or loses ND over the tunnel.
+        info(InfoKind::Bridge, Some(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]))),
     ];
     (RouteNetlinkMessage::NewLink(message), NEW)
 }

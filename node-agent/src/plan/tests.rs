@@ -224,7 +224,9 @@ fn without_a_vtep_nothing_is_planned() {
     let (_, observed) = settled(&state());
     let mut broken = state();
     broken.vtep = "nonsense".into();
-    assert_eq!(plan(&load(&broken), &observed, &Scope::All), Plan::default());
+    let planned = plan(&load(&broken), &observed, &Scope::All);
+    assert_eq!(planned.ops, vec![]);
+    assert_eq!(planned.problems.len(), 2);
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Retries {
 
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
+        self.observe = None;
     }
 
     /// The kernel could not be read at all.

@@ -98,7 +98,8 @@ impl Statuses {
     }
 
     fn port_state(&self, port: &Port) -> PortState {
-        let keys = [Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac), Key::Network(port.vni)];
+        // The cause before what follows from it.
+        let keys = [Key::Network(port.vni), Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)];
         let problem = keys.iter().find_map(|key| self.problems.get(key)).cloned();
         PortState { generation: port.generation, problem }
     }

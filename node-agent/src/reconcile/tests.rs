@@ -1,1 +1,267 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
 
+use super::*;
+use crate::kernel::{Heard, OpError};
+use crate::netlink::NetlinkError;
+use crate::observed::Inside;
+
+/// A kernel that can be told to fail.
+#[derive(Debug, Clone, Default)]
+struct Fake {
+    shared: Arc<Mutex<State>>,
+    wake: Arc<tokio::sync::Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    kernel: Observed,
+    taken: Vec<String>,
+    /// Steps that fail, by what they contain, and how often.
+    broken: Vec<(String, u32)>,
+    /// Full looks that fail.
+    blind: u32,
+    lost: bool,
+    drift: VecDeque<Key>,
+}
+
+fn refused() -> NetlinkError {
+    NetlinkError::Refused { errno: libc::EBUSY, text: String::new() }
+}
+
+impl Dataplane for Fake {
+    fn observe(&mut self, desired: &Desired) -> Result<Observed, NetlinkError> {
+        let mut state = self.shared.lock().unwrap();
+        if state.blind > 0 {
+            state.blind -= 1;
+            return Err(refused());
+        }
+        for id in desired.ports().keys() {
+            state.kernel.insides.entry(crate::dev::Dev::port(id)).or_insert(Inside::Absent);
+        }
+        Ok(state.kernel.clone())
+    }
+
+    fn refresh(
+        &mut self,
+        _: &BTreeSet<Key>,
+        desired: &Desired,
+        observed: &mut Observed,
+    ) -> Result<(), NetlinkError> {
+        let mut state = self.shared.lock().unwrap();
+        for id in desired.ports().keys() {
+            state.kernel.insides.entry(crate::dev::Dev::port(id)).or_insert(Inside::Absent);
+        }
+        observed.clone_from(&state.kernel);
+        Ok(())
+    }
+
+    fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), OpError>> {
+        let mut state = self.shared.lock().unwrap();
+        let take = |op: &Op| {
+            let text = op.to_string();
+            state.taken.push(text.clone());
+            if let Some((_, left)) = state.broken.iter_mut().find(|(what, n)| *n > 0 && text.contains(what)) {
+                *left -= 1;
+                return Err(refused().into());
+            }
+            state.kernel.apply(op);
+            Ok(())
+        };
+        ops.iter().map(take).collect()
+    }
+
+    fn hear(&mut self, _: &Desired, observed: &mut Observed) -> Result<Heard, NetlinkError> {
+        let mut state = self.shared.lock().unwrap();
+        let heard = Heard {
+            keys: state.drift.drain(..).collect(),
+            lost: std::mem::take(&mut state.lost),
+            addresses: false,
+        };
+        if !heard.keys.is_empty() {
+            observed.clone_from(&state.kernel);
+        }
+        Ok(heard)
+    }
+
+    async fn wait(&mut self) {
+        self.wake.notified().await;
+    }
+
+    fn changed_namespaces(&mut self, _: &Desired) -> BTreeSet<Key> {
+        BTreeSet::new()
+    }
+}
+
+struct Bench {
+    fake: Fake,
+    commands: mpsc::Sender<Command>,
+    statuses: mpsc::Receiver<v1::AgentStatus>,
+    progress: watch::Receiver<Progress>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+fn no_checks(_: &Desired) -> Vec<String> {
+    Vec::new()
+}
+
+impl Bench {
+    fn new() -> Self {
+        let fake = Fake::default();
+        let (commands, take) = mpsc::channel(16);
+        let (give, statuses) = mpsc::channel(64);
+        let (publish, progress) = watch::channel(Progress::default());
+        let stop = CancellationToken::new();
+        let reconciler = Reconciler::new(fake.clone(), Timing::default(), give, publish, no_checks);
+        tokio::spawn(reconciler.run(take, stop.clone()));
+        Bench { fake, commands, statuses, progress, _stop: stop.drop_guard() }
+    }
+
+    async fn set(&self, state: &v1::NodeState) {
+        self.commands.send(Command::Snapshot(Arc::new(state.clone()))).await.unwrap();
+    }
+
+    async fn port(&mut self) -> v1::PortStatus {
+        loop {
+            let status = self.statuses.recv().await.unwrap();
+            if let Some(port) = status.ports.into_iter().next() {
+                return port;
+            }
+        }
+    }
+
+    fn taken(&self) -> Vec<String> {
+        std::mem::take(&mut self.fake.shared.lock().unwrap().taken)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.fake.shared.lock().unwrap());
+        self.fake.wake.notify_one();
+    }
+}
+
+fn state() -> v1::NodeState {
+    let network = v1::NodeNetwork {
+        vni: 100,
+        vrf: "default".into(),
+        network: "web".into(),
+        mtu: 1450,
+        bridge_mac: "02:00:00:00:00:64".into(),
+    };
+    let remote = v1::RemoteMac {
+        vni: 100,
+        mac: "02:ca:0a:08:00:06".into(),
+        vtep: "192.0.2.2".into(),
+        addresses: vec![],
+    };
+    v1::NodeState {
+        revision: 1,
+        vtep: "192.0.2.1".into(),
+        networks: vec![network],
+        ports: vec![crate::model::tests::port("default/web/a", 100, "02:ca:0a:08:00:05")],
+        remotes: vec![remote],
+        ..Default::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn port_is_programmed_once_and_reported_once() {
+    let mut bench = Bench::new();
+    bench.set(&state()).await;
+    let port = bench.port().await;
+    assert!(port.programmed && port.problem.is_empty() && port.generation == 1, "{port:?}");
+    assert!(!bench.taken().is_empty());
+    bench.set(&v1::NodeState { revision: 2, ..state() }).await;
+    let status = bench.statuses.recv().await.unwrap();
+    assert_eq!((status.revision, status.ports.len()), (2, 0));
+    assert!(bench.taken().is_empty());
+    bench.commands.send(Command::ReportAll).await.unwrap();
+    assert!(bench.port().await.programmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_step_stops_its_key_and_is_tried_again() {
+    let mut bench = Bench::new();
+    bench.change(|s| s.broken.push(("address add 10.8.0.5/24".into(), 3)));
+    bench.set(&state()).await;
+    let port = bench.port().await;
+    assert!(!port.programmed);
+    assert!(
+        port.problem.starts_with("ip -n w1 address add 10.8.0.5/24 dev eth0 proto 77: "),
+        "{}",
+        port.problem
+    );
+    let start = Instant::now();
+    let port = bench.port().await;
+    assert!(port.programmed, "{port:?}");
+    // 100, 200, 400 ms, each with jitter downwards.
+    let took = start.elapsed();
+    assert!((Duration::from_millis(400)..Duration::from_millis(800)).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_network_keeps_its_entries_from_being_tried() {
+    let mut bench = Bench::new();
+    bench.change(|s| s.broken.push(("type vxlan".into(), 1)));
+    bench.set(&state()).await;
+    let port = bench.port().await;
+    assert!(port.problem.contains("type vxlan"), "{port:?}");
+    assert!(!bench.taken().iter().any(|s| s.contains("bridge fdb")), "entries without their device");
+    assert!(bench.port().await.programmed);
+    assert!(bench.taken().iter().any(|s| s.contains("bridge fdb replace 02:ca:0a:08:00:06")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn unreadable_kernel_is_not_reported_as_programmed() {
+    let mut bench = Bench::new();
+    bench.change(|s| s.blind = 3);
+    let start = Instant::now();
+    bench.set(&state()).await;
+    assert!(bench.port().await.programmed);
+    assert!(start.elapsed() >= Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn drift_and_lost_events_are_repaired() {
+    let mut bench = Bench::new();
+    bench.set(&state()).await;
+    assert!(bench.port().await.programmed);
+    bench.taken();
+    let (vni, mac) = (causeway_proto::Vni::try_from(100).unwrap(), "02:ca:0a:08:00:06".parse().unwrap());
+    let mut repaired = bench.progress.clone();
+    let before = repaired.borrow().steps;
+    bench.change(|s| {
+        s.kernel.tunnels.clear();
+        s.drift.push_back(Key::Mac(vni, mac));
+    });
+    repaired.wait_for(|p| p.steps > before).await.unwrap();
+    assert_eq!(bench.taken().len(), 1);
+    let before = repaired.borrow().clone();
+    bench.change(|s| {
+        s.kernel.forget_bridge(vni);
+        s.lost = true;
+    });
+    repaired.wait_for(|p| p.steps > before.steps && p.observed > before.observed).await.unwrap();
+    assert!(bench.taken().iter().any(|s| s.contains("type bridge mcast")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_vtep_no_port_is_programmed() {
+    let mut bench = Bench::new();
+    bench.set(&v1::NodeState { vtep: String::new(), ..state() }).await;
+    let port = bench.port().await;
+    assert!(port.problem.contains("no usable VTEP"), "{port:?}");
+    assert!(bench.taken().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_port_is_reported_with_its_generation() {
+    let mut bench = Bench::new();
+    let mut state = state();
+    state.ports[0].mac = "nonsense".into();
+    state.ports[0].generation = 9;
+    bench.set(&state).await;
+    let port = bench.port().await;
+    assert_eq!((port.port.as_str(), port.generation, port.programmed), ("default/web/a", 9, false));
+    assert!(port.problem.starts_with("mac: 'nonsense'"), "{}", port.problem);
+}

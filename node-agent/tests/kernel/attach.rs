@@ -147,8 +147,10 @@ async fn workload_moves_between_namespaces_and_hosts() -> Result<()> {
     let took = wait_for("ping at the new place", PATIENCE, || Ok(w6.pings("10.8.0.5"))).await?;
     eprintln!("reached after the move in {took:?}");
     ensure!(took < Duration::from_secs(1), "{took:?}");
-    let fdb = a.netns.run("bridge fdb show dev cwx100")?;
-    ensure!(fdb.contains(&format!("{} dst 192.0.2.2", mac(5))), "{fdb}");
+    let behind_b = format!("{} dst 192.0.2.2", mac(5));
+    let forwards = || Ok(a.netns.run("bridge fdb show dev cwx100")?.contains(&behind_b));
+    let took = wait_for("old host forwards to the new one", PATIENCE, forwards).await?;
+    ensure!(took < Duration::from_secs(1), "{took:?}");
     Ok(())
 }
 
@@ -162,11 +164,7 @@ async fn address_is_announced_once_a_generation() -> Result<()> {
     // What a neighbour on the same bridge hears.
     let mut listen = w7.spawn("tcpdump -lnn -i eth0 -Q in arp or (icmp6 and ip6[40]==136)")?;
     let lines = Lines::of(&mut listen)?;
-    wait_for("tcpdump", PATIENCE, || {
-        let seen = std::fs::read_to_string(format!("/proc/{}/net/packet", listen.id()))?;
-        Ok(seen.lines().count() > 1)
-    })
-    .await?;
+    wait_for("tcpdump", PATIENCE, || Ok(lines.count("listening on") > 0)).await?;
     wanted.ports.push(port(5, 100, &w5));
     wanted.revision = 2;
     host.set(&wanted).await?;
@@ -200,18 +198,22 @@ struct Lines(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
 
 impl Lines {
     fn of(child: &mut std::process::Child) -> Result<Self> {
+        let lines = Lines(Default::default());
+        lines.take(child.stdout.take().context("stdout")?);
+        lines.take(child.stderr.take().context("stderr")?);
+        Ok(lines)
+    }
+
+    fn take(&self, from: impl std::io::Read + Send + 'static) {
         use std::io::BufRead;
-        let out = child.stdout.take().context("stdout")?;
-        let lines: std::sync::Arc<std::sync::Mutex<Vec<String>>> = Default::default();
-        let sink = std::sync::Arc::clone(&lines);
+        let sink = std::sync::Arc::clone(&self.0);
         std::thread::spawn(move || {
-            for line in std::io::BufReader::new(out).lines().map_while(Result::ok) {
+            for line in std::io::BufReader::new(from).lines().map_while(Result::ok) {
                 if let Ok(mut sink) = sink.lock() {
                     sink.push(line);
                 }
             }
         });
-        Ok(Lines(lines))
     }
 
     fn count(&self, what: &str) -> usize {

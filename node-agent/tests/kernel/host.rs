@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use causeway_agent::agent::Dataplaner;
+use causeway_agent::agent::DataplaneHandle;
 use causeway_agent::kernel::{Dataplane, Kernel};
 use causeway_agent::model::Desired;
 use causeway_agent::plan::{Plan, Scope, plan};
@@ -21,7 +21,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Host {
     pub(crate) netns: Netns,
     pub(crate) vtep: String,
-    pub(crate) plane: Option<Dataplaner>,
+    pub(crate) plane: Option<DataplaneHandle>,
     stop: CancellationToken,
 }
 
@@ -39,7 +39,7 @@ impl Host {
     /// Starts the data plane.
     pub(crate) fn start(&mut self) -> Result<()> {
         self.stop = CancellationToken::new();
-        let plane = Dataplaner::start(Some(self.netns.path()), Timing::default(), self.stop.clone())?;
+        let plane = DataplaneHandle::start(Some(self.netns.path()), Timing::default(), self.stop.clone())?;
         self.plane = Some(plane);
         Ok(())
     }
@@ -52,7 +52,7 @@ impl Host {
         }
     }
 
-    pub(crate) fn plane(&mut self) -> Result<&mut Dataplaner> {
+    pub(crate) fn plane(&mut self) -> Result<&mut DataplaneHandle> {
         self.plane.as_mut().context("data plane runs")
     }
 

@@ -4,4 +4,5 @@ mod attach;
 mod drift;
 mod host;
 mod netns;
+mod program;
 mod scale;

@@ -56,7 +56,7 @@ impl Netns {
             .args(["netns", "exec", &self.name])
             .args(words)
             .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
             .spawn()?;
         Ok(child)
     }
