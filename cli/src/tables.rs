@@ -48,7 +48,6 @@ pub(crate) fn state_tone(state: i32) -> Tone {
 
 /// Records of one kind, in the order given.
 pub(crate) fn records(kind: v1::Kind, resources: &[v1::Resource]) -> Table {
-    use v1::resource::Spec;
     let mut table = Table::new(match kind {
         v1::Kind::Network => &["NETWORK", "VNI", "VLAN", "MTU", "STICKY", "EXPORT", "IMPORT", "LABELS"],
         v1::Kind::Subnet => &["SUBNET", "NETWORK", "GATEWAY", "RANGES", "EXCLUSIONS", "RESERVATIONS"],
@@ -56,62 +55,59 @@ pub(crate) fn records(kind: v1::Kind, resources: &[v1::Resource]) -> Table {
         v1::Kind::Peer => &["PEER", "AS", "PORT", "LOCAL", "PASSIVE", "MD5", "GTSM", "HOLD", "RESTART"],
         v1::Kind::Vrf | v1::Kind::Unspecified => &["VRF", "L3-VNI", "EXPORT", "IMPORT"],
     });
-    let list = |items: &[String]| plain(items.join(","));
     for resource in resources {
-        match &resource.spec {
-            Some(Spec::Vrf(r)) => {
-                table.row(vec![
-                    plain(&r.name),
-                    number(r.l3_vni),
-                    list(&r.export_targets),
-                    list(&r.import_targets),
-                ]);
-            }
-            Some(Spec::Network(r)) => table.row(vec![
-                plain(format!("{}/{}", r.vrf, r.name)),
-                number(r.vni),
-                number(r.vlan),
-                number(r.mtu),
-                plain(if r.sticky_seconds == 0 {
-                    "forever".into()
-                } else {
-                    format!("{}s", r.sticky_seconds)
-                }),
-                list(&r.export_targets),
-                list(&r.import_targets),
-                plain(labels(&r.labels)),
-            ]),
-            Some(Spec::Subnet(r)) => table.row(vec![
-                plain(format!("{}/{}", r.vrf, r.prefix)),
-                plain(&r.network),
-                plain(&r.gateway),
-                list(&r.ranges),
-                list(&r.exclusions),
-                list(&r.reservations),
-            ]),
-            Some(Spec::Node(r)) => table.row(vec![
-                plain(&r.name),
-                plain(node_mode(r.mode)),
-                plain(&r.vtep),
-                number(r.underlay_mtu),
-                plain(&r.site),
-                plain(labels(&r.labels)),
-            ]),
-            Some(Spec::Peer(r)) => table.row(vec![
-                plain(&r.address),
-                plain(r.asn),
-                number(r.port),
-                plain(&r.local_address),
-                plain(if r.passive { "yes" } else { "no" }),
-                plain(if r.md5_key_file.is_empty() { "no" } else { "yes" }),
-                number(r.gtsm_hops),
-                plain(format!("{}s", r.hold_seconds)),
-                plain(if r.no_graceful_restart { "off".into() } else { format!("{}s", r.restart_seconds) }),
-            ]),
-            None => {}
-        }
+        table.row(record(resource));
     }
     table
+}
+
+/// The cells of one record.
+fn record(resource: &v1::Resource) -> Vec<(String, Tone)> {
+    use v1::resource::Spec;
+    let list = |items: &[String]| plain(items.join(","));
+    match &resource.spec {
+        Some(Spec::Vrf(r)) => {
+            vec![plain(&r.name), number(r.l3_vni), list(&r.export_targets), list(&r.import_targets)]
+        }
+        Some(Spec::Network(r)) => vec![
+            plain(format!("{}/{}", r.vrf, r.name)),
+            number(r.vni),
+            number(r.vlan),
+            number(r.mtu),
+            plain(if r.sticky_seconds == 0 { "forever".into() } else { format!("{}s", r.sticky_seconds) }),
+            list(&r.export_targets),
+            list(&r.import_targets),
+            plain(labels(&r.labels)),
+        ],
+        Some(Spec::Subnet(r)) => vec![
+            plain(format!("{}/{}", r.vrf, r.prefix)),
+            plain(&r.network),
+            plain(&r.gateway),
+            list(&r.ranges),
+            list(&r.exclusions),
+            list(&r.reservations),
+        ],
+        Some(Spec::Node(r)) => vec![
+            plain(&r.name),
+            plain(node_mode(r.mode)),
+            plain(&r.vtep),
+            number(r.underlay_mtu),
+            plain(&r.site),
+            plain(labels(&r.labels)),
+        ],
+        Some(Spec::Peer(r)) => vec![
+            plain(&r.address),
+            plain(r.asn),
+            number(r.port),
+            plain(&r.local_address),
+            plain(if r.passive { "yes" } else { "no" }),
+            plain(if r.md5_key_file.is_empty() { "no" } else { "yes" }),
+            number(r.gtsm_hops),
+            plain(format!("{}s", r.hold_seconds)),
+            plain(if r.no_graceful_restart { "off".into() } else { format!("{}s", r.restart_seconds) }),
+        ],
+        None => Vec::new(),
+    }
 }
 
 /// Ports, in the order given.
