@@ -88,7 +88,9 @@ fn run(cli: Cli, out: Output) -> Outcome {
 
 /// The commands that talk to a controller.
 async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
-    let client = Client::new(&globals.server, &globals.tls, globals.timeout.unwrap_or(REQUEST_TIMEOUT))?;
+    // An environment that sets the variable to nothing means the same as one that does not set it.
+    let server = if globals.server.is_empty() { args::DEFAULT_SERVER } else { &globals.server };
+    let client = Client::new(server, &globals.tls, globals.timeout.unwrap_or(REQUEST_TIMEOUT))?;
     match command {
         Command::Apply(args) => apply::run(args, &client, out).await,
         Command::Get(args) => records::get(args, &client, out).await,

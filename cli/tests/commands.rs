@@ -99,6 +99,8 @@ fn an_unreachable_controller_is_named() {
         done.err
     );
     assert!(done.err.contains("next: is it running? set --server or CAUSEWAY_SERVER"), "{}", done.err);
+    let done = causeway("", &["get", "vrfs", "--timeout", "1s"], "");
+    assert_ne!(done.code, 64, "{}", done.err);
     let done = causeway("unix:/nonexistent/c.sock,127.0.0.1:1", &["port", "list"], "");
     assert_eq!(done.code, 1);
     assert!(

@@ -179,3 +179,44 @@ fn json_and_lists_are_read_too() {
     let manifest = read(r#"[{"kind": "Vrf", "name": "a"}, {"kind": "vrf", "name": "b"}]"#).unwrap();
     assert_eq!(manifest.resources().len(), 2);
 }
+
+#[test]
+fn files_from_other_systems_are_read() {
+    let manifest = read("\u{feff}kind: Vrf\r\nname: red\r\nl3_vni: 7\r\n").unwrap();
+    let v1::Resource { spec: Some(v1::resource::Spec::Vrf(vrf)) } = &manifest.resources()[0] else {
+        panic!()
+    };
+    assert_eq!((vrf.name.as_str(), vrf.l3_vni), ("red", 7));
+    let text = rejected("kind: Vrf\r\nnmae: red\r\n");
+    assert_eq!(
+        text,
+        "net.yaml:2:1: unknown field 'nmae' of a Vrf; did you mean 'name'?\n   |\n 2 | nmae: red\n   | ^^^^"
+    );
+}
+
+#[test]
+fn anchors_and_aliases_mean_what_they_say() {
+    let manifest = read("kind: Vrf\nname: a\nexport_targets: &t [1:1]\nimport_targets: *t\n").unwrap();
+    let Some(v1::resource::Spec::Vrf(vrf)) = &manifest.resources()[0].spec else { panic!() };
+    assert_eq!(vrf.import_targets, ["1:1"]);
+}
+
+proptest::proptest! {
+    /// A good manifest with some bytes replaced is read or refused with a place; nothing else happens.
+    #[test]
+    fn damaged_manifests_are_answered(damage in proptest::collection::vec((0..GOOD.len(), "[\\PC\\n\\t]"), 1..6)) {
+        let mut chars: Vec<String> = GOOD.chars().map(String::from).collect();
+        for (at, with) in damage {
+            chars[at] = with;
+        }
+        match read(&chars.concat()) {
+            Ok(manifest) => assert!(manifest.resources().len() <= 8),
+            Err(Rejected(problems)) => {
+                assert!(!problems.is_empty());
+                for problem in problems {
+                    assert!(problem.starts_with("net.yaml:"), "{problem}");
+                }
+            }
+        }
+    }
+}
