@@ -197,6 +197,9 @@ impl Planner<'_> {
         change.alias = (link.alias != alias).then_some(alias);
         self.set(Phase::Tunnels, &dev, change);
         let flags = found.filter(|_| !enslave).map(|x| x.flags);
+        // Suppression keeps gratuitous ARP and NA from the tunnel unless the kernel knows the third flag. Where it does
+        // not, other hosts learn of a move by their own agents, and only a changed MAC waits for the peers' neighbour
+        // ageing; an address therefore keeps its MAC wherever it goes.
         let want = FlagChange { learning: false, neigh_suppress: true, forward_gratuitous: Some(true) };
         self.flags(Phase::Tunnels, &dev, flags, want);
         self.up(Phase::Tunnels, &dev, link);

@@ -193,6 +193,28 @@ async fn address_is_announced_once_a_generation() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn announcement_crosses_the_tunnel_where_the_kernel_lets_it() -> Result<()> {
+    let (mut a, b, w5, w6) = pair(["192.0.2.1", "192.0.2.2"]).await?;
+    both_ways(&w5, &w6).await?;
+    let mut listen = w6.spawn("tcpdump -lnn -i eth0 -Q in arp or (icmp6 and ip6[40]==136)")?;
+    let lines = Lines::of(&mut listen)?;
+    wait_for("tcpdump", PATIENCE, || Ok(lines.count("listening on") > 0)).await?;
+    let mut again = port(5, 100, &w5);
+    again.generation = 2;
+    a.change(v1::NodeDelta { revision: 2, ports: vec![again], ..Default::default() }).await?;
+    a.wait_port("default/n100/p5", 2, "").await?;
+    // neigh_forward_grat: without it a port with suppression gets no gratuitous announcement, in no direction.
+    let supported = b.forwards_gratuitous()?;
+    eprintln!("this kernel forwards gratuitous announcements in spite of suppression: {supported}");
+    let heard = || Ok(lines.count("Reply 10.8.0.5 is-at") > 0 && lines.count("tgt is fd00:8::5") > 0);
+    let within = if supported { PATIENCE } else { Duration::from_secs(4) };
+    ensure!(wait_for("announcement", within, heard).await.is_ok() == supported);
+    listen.kill()?;
+    listen.wait()?;
+    Ok(())
+}
+
 /// Lines that a child has printed so far.
 struct Lines(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use causeway_agent::agent::DataplaneHandle;
 use causeway_agent::kernel::{Dataplane, Kernel};
 use causeway_agent::model::Desired;
+use causeway_agent::observed::Observed;
 use causeway_agent::plan::{Plan, Scope, plan};
 use causeway_agent::reconcile::{Command, Timing};
 use causeway_proto::v1;
@@ -96,6 +97,14 @@ impl Host {
         Ok(())
     }
 
+    /// True if its tunnel ports can forward gratuitous announcements.
+    pub(crate) fn forwards_gratuitous(&self) -> Result<bool> {
+        let netns = self.netns.path();
+        let observed = observe(netns, Desired::default())?;
+        let tunnel = observed.vxlans.values().next().context("a tunnel")?;
+        Ok(tunnel.flags.forward_gratuitous == Some(true))
+    }
+
     /// What a plan would do now, from a full look at the kernel by somebody else than the running data plane.
     pub(crate) fn look(&self, state: &v1::NodeState) -> Result<Plan> {
         look(self.netns.path(), state)
@@ -108,14 +117,19 @@ impl Drop for Host {
     }
 }
 
-/// Full observe and plan in a namespace, on a thread of its own.
+/// Full observe and plan in a namespace.
 pub(crate) fn look(netns: std::path::PathBuf, state: &v1::NodeState) -> Result<Plan> {
     let desired = Desired::from_state(state, &Desired::default());
-    let thread = std::thread::spawn(move || -> Result<Plan> {
+    let observed = observe(netns, desired.clone())?;
+    Ok(plan(&desired, &observed, &Scope::All))
+}
+
+/// Full observe in a namespace, on a thread of its own.
+fn observe(netns: std::path::PathBuf, desired: Desired) -> Result<Observed> {
+    let thread = std::thread::spawn(move || -> Result<Observed> {
         causeway_agent::netns::enter(&netns)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let observed = runtime.block_on(async { Kernel::open()?.observe(&desired) })?;
-        Ok(plan(&desired, &observed, &Scope::All))
+        Ok(runtime.block_on(async { Kernel::open()?.observe(&desired) })?)
     });
     thread.join().map_err(|_| anyhow::anyhow!("panicked"))?
 }
