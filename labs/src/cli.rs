@@ -14,6 +14,7 @@ use crate::down::down;
 use crate::enter::{self, ExecResult};
 use crate::error::{Act, LabError};
 use crate::find::{lab_name, running_lab, topology_file};
+use crate::note::note;
 use crate::report::{self, interfaces, node_rows, nodes_table};
 use crate::state::{LabState, NodeState, log_path};
 use crate::up::{Step, UpOptions, up};
@@ -230,8 +231,8 @@ fn run_up(args: UpArgs) -> anyhow::Result<ExitCode> {
     if args.output == Output::Table {
         let which = which_text(&args.which);
         let node = lab.state().nodes.first().map_or("NODE", |node| node.name.as_str());
-        eprintln!("next: causeway lab exec {which} --node {node} -- ip address");
-        eprintln!("      causeway lab down {which}");
+        note(&format!("next: causeway lab exec {which} --node {node} -- ip address"));
+        note(&format!("      causeway lab down {which}"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -248,7 +249,7 @@ fn progress_printer() -> Arc<dyn Fn(&Step) + Send + Sync> {
             (true, false) => "warning: ",
             (true, true) => "\x1b[33mwarning:\x1b[0m ",
         };
-        eprintln!("{:>6} ms  {word}{}", step.at.as_millis(), step.text);
+        note(&format!("{:>6} ms  {word}{}", step.at.as_millis(), step.text));
     })
 }
 
@@ -271,18 +272,21 @@ fn run_down(args: &DownArgs) -> anyhow::Result<ExitCode> {
         match down(name, args.cleanup) {
             Ok(state) => {
                 let milliseconds = start.elapsed().as_millis();
-                eprintln!("{milliseconds:>6} ms  lab {name} is down: {} nodes removed", state.nodes.len());
+                note(&format!(
+                    "{milliseconds:>6} ms  lab {name} is down: {} nodes removed",
+                    state.nodes.len()
+                ));
                 if !args.cleanup && state.lab_dir.exists() {
-                    eprintln!("           {} stays (--cleanup removes it)", state.lab_dir.display());
+                    note(&format!("           {} stays (--cleanup removes it)", state.lab_dir.display()));
                 }
             }
             // As with containerlab: what is wanted is so already.
-            Err(LabError::NotUp { name }) => eprintln!("lab {name} is not up: nothing to remove"),
+            Err(LabError::NotUp { name }) => note(&format!("lab {name} is not up: nothing to remove")),
             Err(error) => return Err(error.into()),
         }
     }
     if names.is_empty() {
-        eprintln!("no lab is up: nothing to remove");
+        note("no lab is up: nothing to remove");
     }
     Ok(ExitCode::SUCCESS)
 }

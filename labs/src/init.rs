@@ -25,6 +25,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname, setsid};
 
 use crate::error::{Act, LabError};
+use crate::note::note;
 use crate::spec::{EntryStatus, FromNode, NodeSpec, ToNode};
 use crate::{netns, root};
 
@@ -104,9 +105,13 @@ fn run_inner(spec: &Path, socket: &UnixStream) -> Result<ExitCode, LabError> {
     std::thread::Builder::new()
         .name("runner".to_owned())
         .spawn(move || {
-            if let Err(error) = obey_runner(&spec, talk, &starting) {
-                eprintln!("causeway: node {}: {}", spec.node, chain(&error));
+            match obey_runner(&spec, talk, &starting) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => note(&format!("causeway: node {}: {}", spec.node, chain(&error))),
             }
+            // The runner is gone before the lab was complete. Ending PID 1 ends the node.
+            std::process::exit(1)
         })
         .act(|| "start a thread".to_owned())?;
     watch(&signals, &entry)
@@ -131,8 +136,8 @@ fn lock(entry: &Mutex<Entry>) -> std::sync::MutexGuard<'_, Entry> {
     entry.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Does what the runner says until it says that the node may stay. If the runner dies before, so does the node.
-fn obey_runner(spec: &NodeSpec, mut socket: UnixStream, entry: &Mutex<Entry>) -> Result<(), LabError> {
+/// Does what the runner says until it says that the node may stay: true. False, or an error: the runner died before.
+fn obey_runner(spec: &NodeSpec, mut socket: UnixStream, entry: &Mutex<Entry>) -> Result<bool, LabError> {
     let tell = || "tell the runner".to_owned();
     let early = set_sysctls(&spec.sysctls);
     say(&mut socket, &FromNode::Ready).act(tell)?;
@@ -151,12 +156,11 @@ fn obey_runner(spec: &NodeSpec, mut socket: UnixStream, entry: &Mutex<Entry>) ->
                     Err(error) => say(&mut socket, &FromNode::Failed(chain(&error))).act(tell)?,
                 }
             }
-            Ok(ToNode::Keep) => return Ok(()),
+            Ok(ToNode::Keep) => return Ok(true),
             Err(_) => break,
         }
     }
-    // Ending PID 1 ends the node.
-    std::process::exit(0)
+    Ok(false)
 }
 
 /// Sets kernel parameters and gives back those that could not be set.
@@ -220,7 +224,7 @@ fn reap(entry: &Mutex<Entry>) {
         if entry.pid == Some(pid) {
             entry.pid = None;
             entry.set(EntryStatus::Exited(code));
-            eprintln!("causeway: the entry point exited with {code}");
+            note(&format!("causeway: the entry point exited with {code}"));
         }
     }
 }

@@ -29,6 +29,7 @@ mod init;
 mod links;
 mod netns;
 mod node;
+mod note;
 mod prepare;
 mod probe;
 pub mod report;

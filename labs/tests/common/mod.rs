@@ -1,3 +1,4 @@
+#![allow(dead_code, reason = "each test file uses its part of this")]
 //! What the tests of the runner share.
 
 use std::fs;
