@@ -255,7 +255,7 @@ impl Store for EtcdStore {
         let (send, events) = mpsc::channel(WATCH_QUEUE);
         let watch = watch::Watch {
             client: self.connection.client_now().await?,
-            name: self.connection.name.clone(),
+            connection: self.connection.clone(),
             strip: self.prefix.clone(),
             path: self.path(prefix),
             next: after.0.cast_signed().saturating_add(1),
@@ -272,18 +272,12 @@ impl Store for EtcdStore {
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        let renew = |client: Client| async move {
-            let (_keeper, mut answers) = client.lease_client().keep_alive(lease.0).await?;
-            answers.message().await
-        };
-        match self.connection.repeat(renew).await {
-            Ok(Some(answer)) if answer.ttl() > 0 => Ok(()),
-            Ok(Some(_)) => Err(StoreError::LeaseExpired(lease)),
-            Ok(None) => Err(self.connection.unavailable("the connection closed before the lease was renewed")),
-            // The client reports an answer with a TTL of 0 as an error of its own.
-            Err(StoreError::Internal { .. }) => Err(StoreError::LeaseExpired(lease)),
-            Err(error) => Err(error),
-        }
+        // It ends with the answer to the first renewal, which is the one asked for.
+        let renew = |client: Client| async move { client.lease_client().keep_alive(lease.0).await.map(drop) };
+        self.connection.repeat(renew).await.map_err(|error| match error {
+            StoreError::LeaseExpired(_) => StoreError::LeaseExpired(lease),
+            error => error,
+        })
     }
 
     async fn revoke_lease(&self, lease: LeaseId) -> Result<(), StoreError> {

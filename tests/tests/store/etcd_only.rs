@@ -171,14 +171,31 @@ async fn a_password_is_asked_for_and_given() -> Result<()> {
         let mut events = store.watch("", store.revision().await?).await?;
         write(&store, vec![put("a", "1")]).await?;
         changes(&mut events).await?;
-        // Tokens do not outlive etcd: the store gets a new one.
-        etcd.kill()?;
-        ensure!(event(&mut events).await? == WatchEvent::Disconnected);
-        // The harness's own look at its status needs no password.
-        etcd.restart().await?;
-        wait_for("the store to write", SOON, async || write(&store, vec![put("a", "2")]).await).await?;
-        ensure!(event(&mut events).await? == WatchEvent::Connected);
-        ensure!(changes(&mut events).await?.1 == ["a=2"]);
+        // All tokens become invalid, and the watch of a store that is not asked anything gets a new one too.
+        let mut options = EtcdOptions::new([etcd.endpoint()]);
+        options.user = Some(("root".to_owned(), "secret".to_owned()));
+        let other = EtcdStore::new(options).await?;
+        if version == EtcdVersion::Debian {
+            // The harness asks 3.4 for its status without a password; 3.7 would refuse that.
+            etcd.kill()?;
+            etcd.restart().await?;
+        } else {
+            let user = etcd_client::ConnectOptions::new().with_user("root", "secret");
+            let root = etcd_client::Client::connect([etcd.endpoint()], Some(user)).await?;
+            root.auth_client().auth_disable().await?;
+            etcd.client().await?.auth_client().auth_enable().await?;
+            wait_for("the store to write", SOON, async || write(&store, vec![put("b", "1")]).await).await?;
+            ensure!(changes(&mut events).await?.1 == ["b=1"]);
+        }
+        wait_for("another store to write", SOON, async || write(&other, vec![put("a", "2")]).await).await?;
+        loop {
+            match event(&mut events).await? {
+                WatchEvent::Disconnected | WatchEvent::Connected => {}
+                WatchEvent::Changes { changes, .. } if changes.len() == 1 => break,
+                other => anyhow::bail!("{other:?}"),
+            }
+        }
+        drop(store);
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! A watch that goes on over lost connections.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 
 use super::LARGEST_MESSAGE;
-use super::call::revision;
+use super::call::{Connection, revision};
 use crate::store::{KeyValue, WatchEvent};
 
 /// Longest wait for the answer to a new watch.
@@ -17,7 +18,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// One watch.
 pub(super) struct Watch {
     pub(super) client: Client,
-    pub(super) name: String,
+    pub(super) connection: Arc<Connection>,
     /// Cut off from keys.
     pub(super) strip: String,
     /// What the watched keys begin with.
@@ -90,7 +91,7 @@ impl Watch {
         match tokio::time::timeout(ANSWER, open).await {
             Ok(Ok(opened)) => opened,
             Ok(Err(error)) => {
-                tracing::debug!(store = self.name, %error, "watch failed");
+                tracing::debug!(store = self.connection.name, %error, "watch failed");
                 None
             }
             Err(_) => None,
@@ -106,7 +107,7 @@ impl Watch {
             message = match stream.message().await {
                 Ok(message) => message,
                 Err(error) => {
-                    tracing::debug!(store = self.name, %error, "watch ended");
+                    tracing::debug!(store = self.connection.name, %error, "watch ended");
                     return End::Lost;
                 }
             };
@@ -117,7 +118,8 @@ impl Watch {
     async fn take(&mut self, response: &WatchResponse) -> Option<End> {
         if response.canceled() {
             if response.compact_revision() <= 0 {
-                tracing::debug!(store = self.name, reason = response.cancel_reason(), "watch cancelled");
+                tracing::debug!(store = self.connection.name, reason = response.cancel_reason(), "watch cancelled");
+                self.renew_token().await;
                 return Some(End::Lost);
             }
             // What came before is gone; a listing taken from now on shows it, and all later changes follow here.
@@ -156,6 +158,17 @@ impl Watch {
             self.next = self.next.max(header.revision().saturating_add(1));
         }
         None
+    }
+
+    /// A watch that is refused for an old token does not get a new one by itself; a read does.
+    async fn renew_token(&self) {
+        let read = self.connection.repeat(|client| {
+            let path = self.path.clone();
+            async move { client.kv_client().get(path, None).await }
+        });
+        if let Err(error) = read.await {
+            tracing::debug!(store = self.connection.name, %error, "store cannot be read");
+        }
     }
 
     async fn flush(&mut self, pending: Option<(i64, Vec<Result<KeyValue, String>>)>) -> Result<(), ()> {
