@@ -12,13 +12,15 @@
 
 mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use causeway_bgp::{Event, PeerConfig, PeerMode, PeerState, Route, RouteFilter, Speaker};
+use causeway_bgp::{
+    Event, PeerConfig, PeerMode, PeerState, Route, RouteChange, RouteFilter, RouteKey, Speaker,
+};
 use causeway_proto::PortKey;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -34,7 +36,7 @@ use crate::state::State;
 
 use progress::Progress;
 
-/// How often a peer whose key file cannot be read is tried again.
+/// How often key files are read again: one that was missing may be there, a key may be another.
 const KEY_RETRY: Duration = Duration::from_secs(5);
 /// A TCP MD5 key has at most so many bytes (TCP_MD5SIG_MAXKEYLEN).
 const MD5_KEY_LIMIT: usize = 80;
@@ -71,6 +73,8 @@ pub(crate) struct Task {
     metrics: Metrics,
     interner: Interner,
     told: Arc<Snapshot>,
+    /// Received routes for MACs of ports.
+    conflicts: BTreeSet<(IpAddr, RouteKey)>,
 }
 
 impl Fabric {
@@ -98,6 +102,7 @@ impl Fabric {
             metrics,
             interner: Interner::default(),
             told: Arc::default(),
+            conflicts: BTreeSet::new(),
         };
         (fabric, task)
     }
@@ -176,7 +181,7 @@ impl Task {
                     Some(event) => self.hear(event),
                     None => return,
                 },
-                _ = key_retry.tick() => self.retry_keys().await,
+                _ = key_retry.tick() => self.read_keys().await,
             }
         }
     }
@@ -210,8 +215,7 @@ impl Task {
         let units = evpn::dirty_units(&old, &new, &changed);
         let changes = evpn::route_changes(&old, &new, &self.fabric.context, &units, &mut self.interner);
         if !changes.is_empty() {
-            let withdrawn =
-                changes.iter().filter(|c| matches!(c, causeway_bgp::RouteChange::Withdraw(_))).count();
+            let withdrawn = changes.iter().filter(|c| matches!(c, RouteChange::Withdraw(_))).count();
             self.metrics.route_changes.inc_by(changes.len() as u64);
             tracing::debug!(rev = new.revision.0, changes = changes.len(), withdrawn, "routes change");
             let ticket = self.fabric.speaker.update(changes).await;
@@ -234,11 +238,17 @@ impl Task {
         match event {
             Event::Received { peer, changes } => {
                 self.metrics.routes_received.inc_by(changes.len() as u64);
+                let key = |change: &RouteChange| match change {
+                    RouteChange::Announce(route) => route.key,
+                    RouteChange::Withdraw(key) => *key,
+                };
+                let keys: Vec<RouteKey> = changes.iter().map(key).collect();
                 let imports = self.fabric.change_table(|table| {
                     table.apply(peer, changes);
                     table.imports().clone()
                 });
                 self.imports.send_replace(imports);
+                self.note_conflicts(peer, &keys);
             }
             Event::Sent(ticket) => {
                 let sent = self.fabric.progress(|progress| progress.sent(ticket));
@@ -257,6 +267,25 @@ impl Task {
                 tracing::info!(%peer, routes, "routes from before the peer's restart are gone");
             }
         }
+    }
+
+    /// Somebody announces a MAC that the store has given to a port: our word counts, and somebody has to know. Said once
+    /// for each such route.
+    fn note_conflicts(&mut self, peer: IpAddr, keys: &[RouteKey]) {
+        for key in keys {
+            let RouteKey::MacIp { mac, .. } = key else { continue };
+            let owner = self.fabric.with_table(|table| table.conflict(&self.told, peer, key));
+            match owner {
+                Some((port, vtep)) if self.conflicts.insert((peer, *key)) => {
+                    tracing::warn!(%peer, %mac, %port, %vtep, "the MAC of a port is announced from elsewhere");
+                }
+                Some(_) => {}
+                None => {
+                    self.conflicts.remove(&(peer, *key));
+                }
+            }
+        }
+        self.metrics.conflicts.set(count(self.conflicts.len()));
     }
 
     fn set_policy(&mut self, snapshot: &Snapshot) {
@@ -291,10 +320,9 @@ impl Task {
         self.fabric.speaker.set_peers(peers).await;
     }
 
-    /// A key file that was missing may be there now.
-    async fn retry_keys(&mut self) {
-        let any = !self.fabric.shared.unusable.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
-        if any {
+    /// Reads key files again. Sessions of peers whose key is the same go on.
+    async fn read_keys(&mut self) {
+        if self.told.peers.values().any(|record| record.value.md5_key_file.is_some()) {
             let snapshot = Arc::clone(&self.told);
             self.set_peers(&snapshot).await;
         }

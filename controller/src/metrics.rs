@@ -78,6 +78,7 @@ pub(crate) struct Metrics {
     pub(crate) store_revision: Gauge<u64, AtomicU64>,
     pub(crate) undecodable: Gauge,
     pub(crate) records: Family<RecordLabel, Gauge>,
+    pub(crate) conflicts: Gauge,
     pub(crate) imported_macs: Gauge,
     pub(crate) imported_floods: Gauge,
 }
@@ -123,6 +124,7 @@ impl Metrics {
             self.peer_treat_as_withdraw.clone(),
         );
         r.register("peers_unusable", "Declared peers without a usable key file", self.peers_unusable.clone());
+        r.register("conflicts", "Received routes for MACs of ports", self.conflicts.clone());
         r.register("imported_macs", "MACs that the fabric knows in our networks", self.imported_macs.clone());
         r.register("imported_floods", "Flood targets that the fabric knows", self.imported_floods.clone());
     }

@@ -8,12 +8,14 @@
 //! closed without a NOTIFICATION.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_bgp::{Speaker, SpeakerConfig, SpeakerError};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -38,6 +40,8 @@ const GC_ELECTION: &str = "gc";
 const STORE_FILE: &str = "store.redb";
 /// Between two attempts to read the store at the start, growing from the first to the second.
 const STORE_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// How long a store file that another process has open is tried again.
+const FILE_PATIENCE: Duration = Duration::from_secs(3);
 /// How long tasks may take to end.
 const STOP: Duration = Duration::from_millis(3500);
 /// How long the speaker may take to close its connections after that.
@@ -56,7 +60,7 @@ pub enum StartError {
     #[error("create directory {path}")]
     Directory {
         /// Which one.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
@@ -64,7 +68,7 @@ pub enum StartError {
     #[error("read password file {path}")]
     Password {
         /// Which one.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why not.
         source: std::io::Error,
     },
@@ -302,12 +306,24 @@ async fn open_store(config: &StoreConfig) -> Result<Arc<dyn Store>, StartError> 
         StoreConfig::File(directory) => {
             let failed = |source| StartError::Directory { path: directory.clone(), source };
             tokio::fs::create_dir_all(directory).await.map_err(failed)?;
-            let store = FileStore::open(directory.join(STORE_FILE)).await.map_err(StartError::Store)?;
-            Ok(Arc::new(store))
+            Ok(Arc::new(open_file(directory.join(STORE_FILE)).await.map_err(StartError::Store)?))
         }
         StoreConfig::Etcd(etcd) => {
             let options = etcd_options(etcd).await?;
             Ok(Arc::new(EtcdStore::new(options).await.map_err(StartError::Store)?))
+        }
+    }
+}
+
+/// The embedded store. The run before this one may be about to close it still; somebody who keeps it is an error.
+async fn open_file(path: PathBuf) -> Result<FileStore, StoreError> {
+    let until = Instant::now() + FILE_PATIENCE;
+    loop {
+        match FileStore::open(&path).await {
+            Err(StoreError::Unavailable { .. }) if Instant::now() < until => {
+                tokio::time::sleep(STORE_RETRY.0).await;
+            }
+            opened => return opened,
         }
     }
 }

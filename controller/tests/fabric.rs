@@ -116,6 +116,8 @@ async fn what_the_fabric_says_reaches_the_agents() -> Result<()> {
     let text = explained.findings.join("\n");
     assert!(text.contains("port default/web/a") && text.contains("conflict"), "{text}");
     assert_eq!(explained.routes[0].direction(), v1::RouteDirection::Out, "ours first");
+    let (_, metrics) = lab.http("/metrics").await?;
+    assert!(metrics.contains("causeway_bgp_conflicts 1\n"), "{metrics}");
     switch.speaker.update(vec![RouteChange::Withdraw(bare_metal.key)]).await;
     assert_eq!(agent.delta().await?.deleted_remotes.len(), 1);
     Ok(())

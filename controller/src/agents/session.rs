@@ -156,7 +156,6 @@ impl Session {
         loop {
             let outbound = self.outbound.clone();
             tokio::select! {
-                biased;
                 () = self.seat.end.cancelled() => return Err(self.why_ended()),
                 snapshot = state.wait_after(self.latest.snapshot.revision) => {
                     let snapshot = snapshot.map_err(|_| Refusal::unavailable("the controller is stopping"))?;

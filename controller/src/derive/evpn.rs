@@ -177,22 +177,18 @@ fn attributes(network: &Network, node: &Node, context: &Context) -> Result<Attri
     })
 }
 
-/// Every unit of a snapshot that may have a route.
-pub fn units(snapshot: &Snapshot) -> BTreeSet<Unit> {
-    let mut units = BTreeSet::new();
-    for (node, key) in &snapshot.by_node {
-        units.insert(Unit::Flood(key.network.clone(), node.clone()));
-        units.insert(Unit::Port(key.clone()));
-    }
-    units
-}
-
-/// All routes of a snapshot.
+/// All routes of a snapshot. A million ports pass through here at the start: nothing but the result is collected.
 pub fn all_routes(snapshot: &Snapshot, context: &Context, interner: &mut Interner) -> Vec<Route> {
-    let units = units(snapshot);
-    let mut all = Vec::with_capacity(units.len());
-    for unit in units {
-        let routes = routes(snapshot, context, &unit).unwrap_or_default();
+    let mut all = Vec::with_capacity(snapshot.by_node.len());
+    let mut last: Option<(&Name, &NetworkKey)> = None;
+    // Ordered by node, then by network: each network at a node is one run.
+    for (node, key) in &snapshot.by_node {
+        if last != Some((node, &key.network)) {
+            last = Some((node, &key.network));
+            let flood = flood_route(snapshot, context, &key.network, node).unwrap_or_default();
+            all.extend(flood.into_iter().map(|route| share(route, interner)));
+        }
+        let routes = port_routes(snapshot, context, key).unwrap_or_default();
         all.extend(routes.into_iter().map(|route| share(route, interner)));
     }
     all

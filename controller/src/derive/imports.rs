@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_bgp::{Attributes, RouteChange, RouteKey, RouteTarget};
-use causeway_proto::{Mac, Name, NetworkKey, Vni};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, Vni};
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
@@ -394,6 +394,16 @@ impl ImportTable {
     fn best(&self, network: &NetworkKey, mac: Mac) -> Option<&Candidate> {
         let list = self.candidates.get(&(network.clone(), mac))?;
         list.iter().min_by_key(|c| (c.rank(), c.key, c.peer))
+    }
+
+    /// The port whose MAC a received route is about, and where the route says that it lives; `None` if there is no such
+    /// route or it is no conflict.
+    pub fn conflict(&self, snapshot: &Snapshot, peer: IpAddr, key: &RouteKey) -> Option<(PortKey, IpAddr)> {
+        let RouteKey::MacIp { mac, .. } = *key else { return None };
+        let attributes = self.received.get(&(*key, peer))?;
+        let Imported { network, vtep } = self.policy.judge(key, attributes).ok()?;
+        let owner = snapshot.by_mac.get(&(network, mac))?;
+        Some((owner.value.key.clone(), vtep))
     }
 
     /// Whether a received route is used, and by which rule not.

@@ -3,13 +3,17 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod flaky;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use causeway_bgp::{Event, PeerConfig, PeerMode, RouteFilter, Speaker, SpeakerConfig};
 use causeway_controller::config::{Config, Listen, StoreConfig};
 use causeway_controller::run::Controller;
+use causeway_controller::store::Store;
 use causeway_proto::v1;
 use causeway_proto::v1::agent_service_client::AgentServiceClient;
 use causeway_proto::v1::config_service_client::ConfigServiceClient;
@@ -58,6 +62,20 @@ impl Lab {
     pub(crate) async fn start_in(directory: tempfile::TempDir) -> Result<Lab> {
         let cancel = CancellationToken::new();
         let controller = Controller::start(config(directory.path()), cancel.clone()).await?;
+        let channel = connect(&controller).await?;
+        Ok(Lab { controller: Some(controller), channel, directory, cancel: cancel.drop_guard() })
+    }
+
+    /// A controller on a store that others may share. `name` ends with its number.
+    pub(crate) async fn start_on(store: Arc<dyn Store>, number: u8) -> Result<Lab> {
+        let directory = tempfile::tempdir()?;
+        let cancel = CancellationToken::new();
+        let config = Config {
+            name: format!("c{number}"),
+            router_id: Some(Ipv4Addr::new(10, 99, 0, number)),
+            ..config(directory.path())
+        };
+        let controller = Controller::start_with_store(config, store, cancel.clone()).await?;
         let channel = connect(&controller).await?;
         Ok(Lab { controller: Some(controller), channel, directory, cancel: cancel.drop_guard() })
     }

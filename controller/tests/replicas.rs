@@ -1,0 +1,170 @@
+//! Two controllers on one store, and a store that goes away.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use causeway_controller::store::FileStore;
+use causeway_proto::v1;
+use support::flaky::FlakyStore;
+use support::*;
+use tonic::Code;
+
+async fn store(directory: &tempfile::TempDir) -> Result<Arc<FlakyStore>> {
+    Ok(FlakyStore::new(FileStore::open(directory.path().join("store.redb")).await?))
+}
+
+/// Two controllers with the same records.
+async fn pair(directory: &tempfile::TempDir) -> Result<(Lab, Lab)> {
+    let store = store(directory).await?;
+    let one = Lab::start_on(store.clone(), 1).await?;
+    let two = Lab::start_on(store, 2).await?;
+    one.apply(sample()).await?;
+    wait_for("the other to see the nodes", async || {
+        Ok((two.running()?.state().snapshot().nodes.len() == 2).then_some(()))
+    })
+    .await?;
+    Ok((one, two))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_controller_knows_what_an_agent_said() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (one, two) = pair(&directory).await?;
+    one.create("a", Some("h1")).await?;
+    let mut agent = Agent::connect(&one.channel, "h1", "i1").await?;
+    let state = agent.snapshot().await?;
+    agent.say(state.revision, vec![programmed("a", 1)]).await?;
+    two.wait_state("a", v1::PortState::Programmed).await?;
+    let nodes = two.fabric().list_nodes(v1::ListNodesRequest {}).await?.into_inner().nodes;
+    assert!(nodes[0].connected && nodes[0].agent_version == "test", "{nodes:?}");
+    let failed = v1::PortStatus { programmed: false, problem: "gone".into(), ..programmed("a", 1) };
+    agent.say(state.revision, vec![failed]).await?;
+    assert_eq!(two.wait_state("a", v1::PortState::Failed).await?.problem, "gone");
+    drop(agent);
+    wait_for("the other to see it gone", async || {
+        let nodes = two.fabric().list_nodes(v1::ListNodesRequest {}).await?.into_inner().nodes;
+        Ok((!nodes[0].connected).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_has_one_agent_whatever_the_controller() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (one, two) = pair(&directory).await?;
+    let mut agent = Agent::connect(&one.channel, "h1", "i1").await?;
+    agent.snapshot().await?;
+    let status = refused(Agent::connect(&two.channel, "h1", "i2").await.map(|_| "a session"))?;
+    assert_eq!(status.code(), Code::AlreadyExists);
+    assert!(format!("{:?}", detail(&status)?).contains("controller c1"), "{status:?}");
+    // The agent itself may go to the other controller; the first lets it go.
+    let mut moved = Agent::connect(&two.channel, "h1", "i1").await?;
+    moved.snapshot().await?;
+    assert_eq!(agent.end().await?.code(), Code::Aborted);
+    one.create("a", Some("h1")).await?;
+    assert_eq!(moved.delta().await?.ports.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_changes_over_when_its_controller_stops() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (one, two) = pair(&directory).await?;
+    let mut agent = Agent::connect(&one.channel, "h1", "i1").await?;
+    agent.snapshot().await?;
+    one.stop().await?;
+    assert_eq!(agent.end().await?.code(), Code::Unavailable);
+    let mut agent = Agent::connect(&two.channel, "h1", "i1").await?;
+    agent.snapshot().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_controllers_announce_under_their_own_distinguishers() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (one, two) = pair(&directory).await?;
+    let port = one.create("a", Some("h1")).await?;
+    for (lab, rd) in [(&one, "10.99.0.1:1"), (&two, "10.99.0.2:1")] {
+        wait_for(rd, async || {
+            let routes =
+                lab.fabric().list_routes(v1::ListRoutesRequest::default()).await?.into_inner().routes;
+            let ours = routes.iter().filter(|route| route.rd == rd).count();
+            let told =
+                routes.iter().any(|route| route.mac == port.mac && route.verdict == "port default/web/a");
+            Ok((ours == 2 && told).then_some(()))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_store_reads_go_on_and_writes_are_refused() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = store(&directory).await?;
+    let lab = Lab::start_on(store.clone(), 1).await?;
+    lab.apply(sample()).await?;
+    let port = lab.create("a", Some("h1")).await?;
+    store.set_up(false);
+    wait_for("not ready", async || Ok((lab.http("/readyz").await?.0 == 503).then_some(()))).await?;
+    assert_eq!(lab.http("/healthz").await?.0, 200);
+    let mut request =
+        tonic::Request::new(v1::CreatePortRequest { key: Some(key("b")), ..Default::default() });
+    request.set_timeout(Duration::from_secs(5));
+    let status = refused(lab.ports().create_port(request).await)?;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert!(detail(&status)?.retryable);
+    let resources = vec![network("late", 900)];
+    let status = refused(lab.config().apply(v1::ApplyRequest { resources, dry_run: false }).await)?;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    assert_eq!(lab.get("a").await?, port);
+    let routes = lab.fabric().list_routes(v1::ListRoutesRequest::default()).await?.into_inner().routes;
+    assert_eq!(routes.len(), 2, "the last desired routes stay");
+    // An agent that comes now gets its state, and says what it has to say.
+    let mut agent = Agent::connect(&lab.channel, "h1", "i1").await?;
+    let state = agent.snapshot().await?;
+    assert_eq!(state.ports.len(), 1);
+    agent.say(state.revision, vec![programmed("a", 1)]).await?;
+    lab.wait_state("a", v1::PortState::Programmed).await?;
+    store.set_up(true);
+    wait_for("ready", async || Ok((lab.http("/readyz").await?.0 == 200).then_some(()))).await?;
+    assert_eq!(lab.create("b", Some("h1")).await?.addresses.len(), 1);
+    assert_eq!(agent.delta().await?.ports.len(), 1, "the session went on");
+    // What was said meanwhile is in the store now: another controller sees it.
+    let other = Lab::start_on(store, 2).await?;
+    other.wait_state("a", v1::PortState::Programmed).await?;
+    wait_for("the claim", async || {
+        let nodes = other.fabric().list_nodes(v1::ListNodesRequest {}).await?.into_inner().nodes;
+        Ok(nodes.first().context("a node")?.connected.then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_waits_for_its_store_and_says_so() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = store(&directory).await?;
+    store.set_up(false);
+    // The port has to be known before the controller is there.
+    let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let config = causeway_controller::config::Config { http_listen: vec![free], ..config(directory.path()) };
+    let cancel = tokio_util::sync::CancellationToken::new();
+    let starting =
+        causeway_controller::run::Controller::start_with_store(config, store.clone(), cancel.clone());
+    let starting = tokio::spawn(starting);
+    let (code, text) = wait_for("the page", async || match http_get(free, "/readyz").await {
+        Ok((503, text)) if text.contains("took it away") => Ok(Some((503, text))),
+        Ok(_) | Err(_) => Ok(None),
+    })
+    .await?;
+    assert_eq!(code, 503, "{text}");
+    store.set_up(true);
+    let controller = starting.await??;
+    assert_eq!(http_get(free, "/readyz").await?.0, 200);
+    cancel.cancel();
+    assert!(controller.run().await);
+    Ok(())
+}
