@@ -48,6 +48,9 @@ async fn headless_start_dry_run_end_and_cleanup() -> Result<()> {
     let known = |l: &&String| l.contains("neigh_forward_grat");
     ensure!(left.iter().all(|l| known(&l)), "left: {left:#?}");
 
+    host.netns.run(&format!("{agent} cleanup"))?;
+    ensure!(!host.look(&wanted)?.ops.is_empty());
+
     // Headless: only the state on disk, no controller.
     let mut child = host.netns.spawn(&start)?;
     wait_for("settled", PATIENCE, || Ok(assert_settled(&host.look(&wanted)?).is_ok())).await?;
