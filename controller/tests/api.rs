@@ -321,3 +321,56 @@ async fn records_survive_a_restart_and_stopping_is_clean() -> Result<()> {
     assert_eq!(lab.get("a").await?, before);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_served_and_clients_may_be_asked_for_a_certificate() -> Result<()> {
+    use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+    let directory = tempfile::tempdir()?;
+    let (cert, key) = (directory.path().join("cert.pem"), directory.path().join("key.pem"));
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .context("run openssl")?;
+    anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let tls =
+        |client_ca| causeway_controller::config::Tls { cert: cert.clone(), key: key.clone(), client_ca };
+    let (pem, key_pem) = (tokio::fs::read(&cert).await?, tokio::fs::read(&key).await?);
+    let trust =
+        || ClientTlsConfig::new().domain_name("localhost").ca_certificate(Certificate::from_pem(&pem));
+    let known = || trust().identity(Identity::from_pem(&pem, &key_pem));
+    for (client_ca, client, fine) in
+        [(None, trust(), true), (Some(cert.clone()), known(), true), (Some(cert.clone()), trust(), false)]
+    {
+        let store = tempfile::tempdir()?;
+        let config =
+            causeway_controller::config::Config { tls: Some(tls(client_ca)), ..config(store.path()) };
+        let cancel = tokio_util::sync::CancellationToken::new();
+        let controller = causeway_controller::run::Controller::start(config, cancel).await?;
+        let causeway_controller::config::Listen::Tcp(address) = &controller.grpc_addresses()[0] else {
+            anyhow::bail!("TCP first")
+        };
+        let channel = Endpoint::new(format!("https://{address}"))?.tls_config(client)?.connect_lazy();
+        let mut client = v1::fabric_service_client::FabricServiceClient::new(channel);
+        assert_eq!(client.list_peers(v1::ListPeersRequest {}).await.is_ok(), fine);
+        let plain = Endpoint::new(format!("http://{address}"))?.connect_lazy();
+        let mut plain = v1::fabric_service_client::FabricServiceClient::new(plain);
+        assert!(plain.list_peers(v1::ListPeersRequest {}).await.is_err(), "plain text is refused");
+        assert!(controller.stop().await);
+    }
+    Ok(())
+}

@@ -107,7 +107,8 @@ async fn without_the_store_reads_go_on_and_writes_are_refused() -> Result<()> {
     let store = store(&directory).await?;
     let lab = Lab::start_on(store.clone(), 1).await?;
     lab.apply(sample()).await?;
-    let port = lab.create("a", Some("h1")).await?;
+    lab.create("a", Some("h1")).await?;
+    let port = lab.get("a").await?;
     store.set_up(false);
     wait_for("not ready", async || Ok((lab.http("/readyz").await?.0 == 503).then_some(()))).await?;
     assert_eq!(lab.http("/healthz").await?.0, 200);
