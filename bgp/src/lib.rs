@@ -7,6 +7,10 @@
 //!                                                         └────────────┘ ◀── listener task (passive side)
 //! ```
 
+#[doc(hidden)]
+pub mod bench;
+#[doc(hidden)]
+pub mod bench;
 mod codec;
 mod collision;
 mod config;
