@@ -28,7 +28,7 @@ out=${CARGO_TARGET_DIR:-$PWD/fuzz/target}
 flags=(
   --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
-  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions -Coverflow-checks
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks
 )
 # With --target, build scripts and procedural macros are built without these flags.
 CARGO_TARGET_DIR=$out RUSTFLAGS="${flags[*]}" \
