@@ -129,7 +129,8 @@ pub async fn run(
         }
     }
     started();
-    let identity = Identity { node: config.node, instance_id, controllers: config.controllers };
+    let identity =
+        Identity { node: config.node, instance_id, controllers: config.controllers, tls: config.tls };
     let client = Client::new(identity, Some(journal), revision, commands, statuses);
     let session = client.run(stop.clone());
     tokio::pin!(session);
@@ -215,6 +216,7 @@ async fn first_snapshot(config: &Config, patience: Duration) -> Result<Arc<v1::N
         node: config.node.clone(),
         instance_id: journal::random_id(),
         controllers: config.controllers.clone(),
+        tls: config.tls.clone(),
     };
     let client = Client::new(identity, None, 0, commands, statuses).run(stop);
     let first = async {

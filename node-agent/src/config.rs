@@ -15,6 +15,20 @@ pub enum LogFormat {
     Json,
 }
 
+/// TLS towards controllers. Files are read at every connection, so that renewed ones count without a restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// CA certificates (PEM) that a controller's certificate must descend from.
+    pub ca: PathBuf,
+    /// The agent's certificate (PEM), for controllers that ask for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its key (PEM).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+}
+
 /// All settings, with their defaults.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,6 +38,8 @@ pub struct Config {
     /// Controllers: `http://HOST:PORT`, `https://HOST:PORT`, `HOST:PORT` (plain HTTP/2) or `unix:/PATH`; one is used,
     /// the others when it fails.
     pub controllers: Vec<String>,
+    /// How controllers at `https://` are checked, and how the agent proves who it is. Default: none.
+    pub tls: Option<Tls>,
     /// Directory of the last complete state and the instance id.
     pub state_dir: PathBuf,
     /// Seconds between full comparisons with the kernel; changes and drift are seen at once without them.
@@ -39,6 +55,7 @@ impl Default for Config {
         Config {
             node: String::new(),
             controllers: vec!["http://127.0.0.1:7480".into()],
+            tls: None,
             state_dir: "/var/lib/causeway/agent".into(),
             observe_interval: 300,
             log_format: LogFormat::Text,
@@ -97,8 +114,13 @@ impl Config {
             return bad("controllers: give at least one".into());
         }
         for controller in &self.controllers {
-            crate::stream::endpoint(controller)
+            crate::stream::endpoint(controller, self.tls.as_ref())
                 .map_err(|e| ConfigError::Value(format!("controllers: '{controller}': {e}")))?;
+        }
+        if let Some(Tls { cert, key, .. }) = &self.tls
+            && cert.is_some() != key.is_some()
+        {
+            return bad("tls: cert and key belong together; give both or none".into());
         }
         if !(1..=86_400).contains(&self.observe_interval) {
             return bad(format!("observe_interval: {} is not in 1 to 86400 s", self.observe_interval));
@@ -140,6 +162,9 @@ mod tests {
             "node: h1\ncontrollers: []",
             "node: h1\ncontrollers: ['ftp://x']",
             "node: h1\nobserve_interval: 0",
+            "node: h1\ncontrollers: ['https://c:1']",
+            "node: h1\ncontrollers: ['https://c:1']\ntls: {ca: /nonexistent}",
+            "node: h1\ntls: {ca: /a, cert: /b}",
             "node: h1\ncontrollers: ['unix:relative']",
         ] {
             assert!(read(text).unwrap().check().is_err(), "{text}");

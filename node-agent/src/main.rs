@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use causeway_agent::agent;
-use causeway_agent::config::{Config, LogFormat};
+use causeway_agent::config::{Config, LogFormat, Tls};
 use causeway_agent::journal::Journal;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +35,15 @@ struct Args {
     /// Directory of the last complete state
     #[arg(long, env = "CAUSEWAY_STATE_DIR", value_name = "DIR", global = true)]
     state_dir: Option<PathBuf>,
+    /// CA certificates (PEM) to check controllers at https:// with
+    #[arg(long, env = "CAUSEWAY_TLS_CA", value_name = "FILE", global = true)]
+    tls_ca: Option<PathBuf>,
+    /// The agent's certificate (PEM), for controllers that ask for one
+    #[arg(long, env = "CAUSEWAY_TLS_CERT", value_name = "FILE", requires = "tls_ca", global = true)]
+    tls_cert: Option<PathBuf>,
+    /// Key (PEM) of that certificate
+    #[arg(long, env = "CAUSEWAY_TLS_KEY", value_name = "FILE", requires = "tls_ca", global = true)]
+    tls_key: Option<PathBuf>,
     /// Form of the log
     #[arg(long, value_enum, global = true)]
     log_format: Option<LogFormat>,
@@ -73,6 +82,10 @@ impl Args {
         }
         if let Some(dir) = &self.state_dir {
             config.state_dir.clone_from(dir);
+        }
+        if let Some(ca) = &self.tls_ca {
+            let (cert, key) = (self.tls_cert.clone(), self.tls_key.clone());
+            config.tls = Some(Tls { ca: ca.clone(), cert, key });
         }
         config.log_format = self.log_format.unwrap_or(config.log_format);
         if let Some(log) = &self.log {

@@ -1,6 +1,7 @@
 //! The stream to the controller: one session at a time, with the first controller that answers. The data plane does not
 //! depend on it: without a controller the agent goes on with the last state it has.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,10 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status};
 
+use crate::config::Tls;
 use crate::journal::{Journal, JournalError};
 use crate::reconcile::Command;
 
@@ -35,6 +37,8 @@ pub struct Identity {
     pub instance_id: String,
     /// Controllers, as in the configuration.
     pub controllers: Vec<String>,
+    /// TLS towards them.
+    pub tls: Option<Tls>,
 }
 
 /// Why a session ended.
@@ -77,7 +81,7 @@ impl SessionError {
 }
 
 /// The endpoint of a controller's address.
-pub fn endpoint(address: &str) -> Result<Endpoint, String> {
+pub fn endpoint(address: &str, tls: Option<&Tls>) -> Result<Endpoint, String> {
     let uri = match address {
         _ if address.starts_with("http://") || address.starts_with("https://") => address.to_owned(),
         _ => match address.strip_prefix("unix:") {
@@ -89,7 +93,15 @@ pub fn endpoint(address: &str) -> Result<Endpoint, String> {
             None => format!("http://{address}"),
         },
     };
-    let endpoint = Endpoint::from_shared(uri).map_err(|e| e.to_string())?;
+    let secure = uri.starts_with("https://");
+    let mut endpoint = Endpoint::from_shared(uri).map_err(|e| e.to_string())?;
+    match tls {
+        Some(tls) if secure => {
+            endpoint = endpoint.tls_config(client_tls(tls)?).map_err(|e| e.to_string())?;
+        }
+        None if secure => return Err("https needs tls.ca, the CA file to check the controller with".into()),
+        _ => {}
+    }
     Ok(endpoint
         .connect_timeout(PATIENCE)
         .tcp_nodelay(true)
@@ -98,6 +110,15 @@ pub fn endpoint(address: &str) -> Result<Endpoint, String> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(Some(8 << 20))
         .initial_connection_window_size(Some(16 << 20)))
+}
+
+fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, String> {
+    let read = |path: &Path| std::fs::read(path).map_err(|e| format!("read {}: {e}", path.display()));
+    let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(&tls.ca)?));
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        config = config.identity(tonic::transport::Identity::from_pem(read(cert)?, read(key)?));
+    }
+    Ok(config)
 }
 
 /// The client side of the stream.
@@ -179,7 +200,7 @@ impl Client {
     }
 
     async fn session(&mut self, address: &str, good: &mut bool) -> Result<(), SessionError> {
-        let endpoint = endpoint(address).map_err(SessionError::Address)?;
+        let endpoint = endpoint(address, self.identity.tls.as_ref()).map_err(SessionError::Address)?;
         let channel = match timeout(PATIENCE, endpoint.connect()).await {
             Ok(connected) => connected.map_err(SessionError::Connect)?,
             Err(_) => return Err(SessionError::Silent),

@@ -1,4 +1,4 @@
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use causeway_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
@@ -77,6 +77,7 @@ impl Bench {
         let identity = Identity {
             node: "h1".into(),
             instance_id: "me".into(),
+            tls: None,
             controllers: paths.iter().map(|p| format!("unix:{}", p.display())).collect(),
         };
         let stop = CancellationToken::new();
@@ -181,4 +182,64 @@ fn refusals_are_told_from_failures() {
     for code in [Code::Unavailable, Code::Aborted, Code::DeadlineExceeded, Code::Internal, Code::Cancelled] {
         assert!(!status(code).is_refusal(), "{code}");
     }
+}
+
+/// A CA, and a certificate for localhost of it, made by openssl.
+fn certificates(dir: &Path) -> Tls {
+    let run = |arguments: &str| {
+        let out = std::process::Command::new("openssl")
+            .current_dir(dir)
+            .args(arguments.split_whitespace())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&out.stderr));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    run(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca -days 2"));
+    run(&format!("req {key} -keyout c.key -out c.csr -subj /CN=localhost"));
+    std::fs::write(dir.join("ext"), "subjectAltName=DNS:localhost\n").unwrap();
+    run("x509 -req -in c.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out c.pem -days 2 -extfile ext");
+    Tls { ca: dir.join("ca.pem"), cert: Some(dir.join("c.pem")), key: Some(dir.join("c.key")) }
+}
+
+#[tokio::test]
+async fn controller_is_checked_and_the_agent_proves_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let tls = certificates(dir.path());
+    let pem = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
+    let identity = tonic::transport::Identity::from_pem(pem("c.pem"), pem("c.key"));
+    let server_tls = tonic::transport::ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(Certificate::from_pem(pem("ca.pem")));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sessions, mut taken) = mpsc::channel(8);
+    let service = AgentServiceServer::new(Fake { sessions, refusal: None });
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = Server::builder().tls_config(server_tls).unwrap().add_service(service);
+    tokio::spawn(server.serve_with_incoming(incoming));
+    let url = format!("https://localhost:{port}");
+    // Without a certificate of its own, or with a CA that is not the controller's, there is no session.
+    let stranger = tempfile::tempdir().unwrap();
+    let other = certificates(stranger.path());
+    for wrong in [Tls { cert: None, key: None, ..tls.clone() }, Tls { ca: other.ca, ..tls.clone() }] {
+        let (give, _commands) = mpsc::channel(1);
+        let (_statuses, take) = mpsc::channel(1);
+        let identity =
+            Identity { node: "h1".into(), instance_id: "x".into(), controllers: vec![], tls: Some(wrong) };
+        let mut client = Client::new(identity, None, 0, give, take);
+        let ended = timeout(Duration::from_secs(10), client.session(&url, &mut false)).await.unwrap();
+        assert!(ended.is_err());
+        assert!(taken.try_recv().is_err());
+    }
+    let (give, mut commands) = mpsc::channel(4);
+    let (_statuses, take) = mpsc::channel(1);
+    let identity =
+        Identity { node: "h1".into(), instance_id: "x".into(), controllers: vec![url], tls: Some(tls) };
+    let stop = CancellationToken::new();
+    let _guard = stop.clone().drop_guard();
+    tokio::spawn(Client::new(identity, None, 0, give, take).run(stop));
+    let session = next(&mut taken).await;
+    session.to_agent.send(snapshot("h1", 3)).await.unwrap();
+    assert!(matches!(commands.recv().await, Some(Command::Snapshot(s)) if s.revision == 3));
 }
