@@ -82,9 +82,7 @@ fn run_outer(socket: &mut UnixStream) -> Result<ExitCode, LabError> {
 
 fn run_inner(spec: &Path, socket: &UnixStream) -> Result<ExitCode, LabError> {
     // Blocked before there is a second thread: only `watch` takes signals, one after another.
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGCHLD);
-    signals.add(Signal::SIGTERM);
+    let signals = handled();
     signals.thread_block().act(|| "block signals".to_owned())?;
     // A Ctrl-C at the terminal of `up` is the runner's matter.
     setsid().act(|| "start a session".to_owned())?;
@@ -183,17 +181,32 @@ fn sysctl_path(name: &str) -> String {
 fn start_entry(spec: &NodeSpec, entry: &Mutex<Entry>) -> Result<(), LabError> {
     let Some((program, arguments)) = spec.argv.split_first() else { return Ok(()) };
     // Held while it starts, so that its end is not noticed before its number is known.
-    let mut entry = lock(entry);
+    let mut locked = lock(entry);
+    // A child inherits the mask of the thread that starts it, and a daemon with SIGTERM blocked cannot be stopped.
+    let signals = handled();
+    signals.thread_unblock().act(|| "unblock signals".to_owned())?;
     let child = Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(&spec.env)
         .stdin(Stdio::null())
         .spawn()
-        .act(|| format!("start the entry point {program}"))?;
-    entry.pid = i32::try_from(child.id()).ok().map(Pid::from_raw);
-    entry.set(EntryStatus::Running);
+        .act(|| format!("start the entry point {program}"));
+    signals.thread_block().act(|| "block signals".to_owned())?;
+    locked.pid = i32::try_from(child?.id()).ok().map(Pid::from_raw);
+    locked.set(EntryStatus::Running);
+    drop(locked);
+    // A SIGCHLD of the moment before may have been taken by this thread.
+    reap(entry);
     Ok(())
+}
+
+/// The signals that PID 1 waits for; blocked in all its threads.
+fn handled() -> SigSet {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGCHLD);
+    signals.add(Signal::SIGTERM);
+    signals
 }
 
 /// What PID 1 is for.

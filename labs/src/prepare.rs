@@ -239,6 +239,13 @@ fn sysctls(node: &Node) -> BTreeMap<String, String> {
         ("net.ipv6.conf.default.disable_ipv6", "0"),
     ];
     let mut all: BTreeMap<_, _> = defaults.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    // A node has no firewall of its own that should see bridged frames; the machine's setting is copied into every
+    // new namespace. Kernels without br_netfilter do not have these.
+    for name in ["iptables", "ip6tables", "arptables"].map(|table| format!("bridge-nf-call-{table}")) {
+        if Path::new("/proc/sys/net/bridge").join(&name).exists() {
+            all.insert(format!("net.bridge.{name}"), "0".to_owned());
+        }
+    }
     all.extend(node.sysctls.clone());
     all
 }
