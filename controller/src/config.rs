@@ -91,7 +91,7 @@ pub enum StoreConfig {
 pub struct Etcd {
     /// `http://HOST:PORT` or `https://HOST:PORT`. At least one.
     pub endpoints: Vec<String>,
-    /// Put in front of every key, so that several installations share a cluster. Default: `/causeway/`.
+    /// Put in front of every key, so that several installations share a cluster. Default: `/causeway/v1/`.
     #[serde(default = "default_prefix")]
     pub prefix: String,
     /// File with CA certificates (PEM) that the servers' are checked against. Default: plain text.
@@ -190,7 +190,7 @@ impl Default for Log {
 }
 
 fn default_prefix() -> String {
-    "/causeway/".to_owned()
+    "/causeway/v1/".to_owned()
 }
 
 /// The kernel's host name; a fixed word where it cannot be read.
@@ -361,7 +361,7 @@ log: {level: 'info,causeway_bgp=debug', format: json}
         let config = parse(FULL).unwrap();
         assert_eq!(config.check().unwrap(), Identity { router_id: Ipv4Addr::new(10, 0, 0, 9), asn: 65000 });
         let StoreConfig::Etcd(etcd) = config.store else { panic!("etcd") };
-        assert_eq!(etcd.prefix, "/causeway/");
+        assert_eq!(etcd.prefix, "/causeway/v1/");
     }
 
     #[test]

@@ -253,7 +253,14 @@ impl Begun {
         let grpc = listeners.iter().filter_map(Listener::address).collect();
         serve_all(&app, &config, listeners).await?;
         health.set(Phase::Serving(state.clone(), fabric));
-        tracing::info!(name = config.name, router_id = %identity.router_id, asn = identity.asn, "serving");
+        let listen = config.listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        tracing::info!(
+            name = config.name,
+            router_id = %identity.router_id,
+            asn = identity.asn,
+            listen,
+            "serving"
+        );
         Ok(Controller {
             grpc,
             http,
