@@ -25,7 +25,9 @@ rm -f "$CAUSEWAY_TEST_PEERS"
 # The programs that tests start lie beside the test executables.
 cargo build --workspace --bins --locked
 status=0
-timeout --kill-after=30 "${limit}m" cargo test --workspace --locked --no-fail-fast "$@" 2>&1 | tee "$log" || status=$?
+what=(--workspace)
+if (($#)); then what=("$@"); fi
+timeout --kill-after=30 "${limit}m" cargo test --locked --no-fail-fast "${what[@]}" 2>&1 | tee "$log" || status=$?
 if ((status == 124 || status == 137)); then echo "test: not finished after $limit minutes" | tee -a "$log"; fi
 
 # Nothing may be green because nothing was run: scripts/peers.sh has written down what there is to be met.
