@@ -9,10 +9,6 @@
 
 #[doc(hidden)]
 pub mod bench;
-#[doc(hidden)]
-pub mod bench;
-mod codec;
-mod collision;
 mod config;
 mod connection;
 mod fsm;
