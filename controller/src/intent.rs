@@ -89,3 +89,6 @@ impl Intent {
         write::delete(self, kind, name).await
     }
 }
+
+#[cfg(test)]
+mod tests;

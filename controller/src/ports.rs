@@ -173,3 +173,6 @@ fn stored(answer: Answer) -> Result<Stored, PortError> {
         (None, _) => Err(PortError::Internal("a port that was not released is gone".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

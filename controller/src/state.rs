@@ -104,6 +104,3 @@ impl State {
         self.shared.undecodable.load(Ordering::Relaxed)
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -264,7 +264,7 @@ impl Task {
 }
 
 impl Request {
-    fn key(&self) -> &PortKey {
+    pub(super) fn key(&self) -> &PortKey {
         match self {
             Request::Create(create) => &create.key,
             Request::Bind(key, _)

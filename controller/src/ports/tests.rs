@@ -1,0 +1,341 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::overlay::{Overlay, View};
+use super::plan::{Context, Plan, Refusal, expires_ms, plan};
+use super::*;
+use crate::alloc;
+use crate::keys::RecordKey;
+use crate::snapshot::Snapshot;
+use crate::store::{Compare, Write};
+
+/// A store of one thread: what a transaction means, spelled out.
+#[derive(Default)]
+struct World {
+    keys: BTreeMap<String, (Vec<u8>, Revision)>,
+    snapshot: Snapshot,
+    overlay: Overlay,
+}
+
+impl World {
+    fn put(&mut self, path: &str, json: &str) {
+        let at = Revision(self.snapshot.revision.0 + 1);
+        self.keys.insert(path.to_owned(), (json.as_bytes().to_vec(), at));
+        if path.starts_with("intent/") {
+            self.snapshot.apply(path, Some((json.as_bytes(), at))).unwrap();
+        }
+        self.snapshot.revision = at;
+    }
+
+    fn with_network() -> Self {
+        let mut world = World::default();
+        world.put("intent/network/default/web", r#"{"key":"default/web","vni":100,"mtu":1450,"sticky_seconds":60,"rd_number":1}"#);
+        world.put(
+            "intent/subnet/default/web/10.0.0.0/28",
+            r#"{"network":"default/web","prefix":"10.0.0.0/28","gateway":"10.0.0.1","exclusions":["10.0.0.5"],"reservations":["10.0.0.8"]}"#,
+        );
+        for n in 1..3 {
+            world.put(
+                &format!("intent/node/n{n}"),
+                &format!(r#"{{"name":"n{n}","mode":"host-vtep","vtep":"192.0.2.{n}","underlay_mtu":1500}}"#),
+            );
+        }
+        world
+    }
+
+    fn holds(&self, compare: &Compare) -> bool {
+        match compare {
+            Compare::Absent(key) => !self.keys.contains_key(key),
+            Compare::Present(key) => self.keys.contains_key(key),
+            Compare::Unchanged(key, at) => self.keys.get(key).is_some_and(|(_, seen)| seen == at),
+            Compare::NoneBelow(prefix) => !self.keys.keys().any(|key| key.starts_with(prefix)),
+        }
+    }
+
+    fn plan(&self, request: &Request, now_ms: i64) -> Result<Plan, Refusal> {
+        let view = View { snapshot: &self.snapshot, overlay: &self.overlay };
+        plan(&view, request, Context { now_ms, seed: None })
+    }
+
+    /// Plans and commits. Every compare must hold: nobody else is here.
+    fn run(&mut self, request: &Request, now_ms: i64) -> Result<Option<Stored>, PortError> {
+        match self.plan(request, now_ms).map_err(|refusal| refusal.error)? {
+            Plan::Done(effect) => Ok(effect.stored(self.snapshot.revision)),
+            Plan::Write(planned) => {
+                for compare in planned.shared.iter().chain(&planned.compares) {
+                    assert!(self.holds(compare), "{compare:?} of {request:?}");
+                }
+                let keys: BTreeSet<&String> = planned.writes.iter().map(|w| match w {
+                    Write::Put { key, .. } | Write::Delete(key) => key,
+                }).collect();
+                assert_eq!(keys.len(), planned.writes.len(), "a key is written twice");
+                let at = Revision(self.snapshot.revision.0 + 1);
+                for write in &planned.writes {
+                    match write {
+                        Write::Put { key, value, .. } => {
+                            self.keys.insert(key.clone(), (value.clone(), at));
+                        }
+                        Write::Delete(key) => assert!(self.keys.remove(key).is_some(), "{key} was not there"),
+                    }
+                    let (Write::Put { key, .. } | Write::Delete(key)) = write;
+                    if key.starts_with("intent/") {
+                        let value = self.keys.get(key).map(|(value, _)| value.clone());
+                        self.snapshot.apply(key, value.as_ref().map(|v| (v.as_slice(), at))).unwrap();
+                    }
+                }
+                self.snapshot.revision = at;
+                Ok(planned.effect.stored(at))
+            }
+        }
+    }
+
+    fn create(&mut self, name: &str) -> Result<Stored, PortError> {
+        self.run(&Request::Create(create(name)), 1).map(Option::unwrap)
+    }
+}
+
+fn key(name: &str) -> PortKey {
+    format!("web/{name}").parse().unwrap()
+}
+
+fn create(name: &str) -> CreatePort {
+    CreatePort { key: key(name), addresses: Vec::new(), mac: None, labels: BTreeMap::new(), bind: None }
+}
+
+fn place(node: u8) -> Place {
+    Place { node: format!("n{node}").parse().unwrap(), netns: "/run/netns/a".into(), interface: "eth0".into() }
+}
+
+fn ip(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let name = (0..18u8).prop_map(|n| format!("p{n}"));
+    prop_oneof![
+        6 => (name.clone(), prop::option::weighted(0.3, 0..18u8), prop::option::weighted(0.2, 0..4u8), prop::option::weighted(0.3, 1..3u8))
+            .prop_map(|(name, address, mac, node)| Request::Create(CreatePort {
+                addresses: address.map(ip).into_iter().collect(),
+                mac: mac.map(|n| Mac::from_ip(ip(n + 2), 0)),
+                bind: node.map(place),
+                ..create(&name)
+            })),
+        2 => (name.clone(), 1..4u8).prop_map(|(name, node)| Request::Bind(key(&name), place(node))),
+        1 => name.clone().prop_map(|name| Request::Unbind(key(&name))),
+        2 => (name.clone(), any::<bool>()).prop_map(|(name, forget)| Request::Release { key: key(&name), forget }),
+        1 => (name, 0..200_000i64).prop_map(|(name, now_ms)| Request::Expire { key: key(&name), now_ms }),
+    ]
+}
+
+/// Lowest address that may be chosen, by looking at each.
+fn naive_choice(world: &World, mac_given: bool) -> Option<IpAddr> {
+    let ports: Vec<&Port> = world.snapshot.ports.values().map(|r| &r.value).collect();
+    (0..16u8).map(ip).find(|address| {
+        ![0, 1, 5, 8, 15].map(ip).contains(address)
+            && !ports.iter().any(|port| port.addresses.contains(address))
+            && (mac_given || !ports.iter().any(|port| port.mac == Mac::from_ip(*address, 0)))
+    })
+}
+
+/// The store's index keys are exactly those of the ports.
+fn check_indexes(world: &World) {
+    let mut want = BTreeMap::new();
+    for port in world.snapshot.ports.values().map(|r| &r.value) {
+        for address in &port.addresses {
+            let claim = format!("index/address/default/10.0.0.0/28/{address}");
+            assert!(want.insert(claim, port.key.to_string()).is_none(), "{address} twice");
+        }
+        assert!(want.insert(format!("index/mac/default/web/{}", port.mac), port.key.to_string()).is_none());
+    }
+    let indexes = world.keys.iter().filter(|(key, _)| key.starts_with("index/"));
+    let have: BTreeMap<_, _> = indexes.map(|(key, (value, _))| (key.clone(), String::from_utf8(value.clone()).unwrap())).collect();
+    assert_eq!(have, want);
+}
+
+proptest! {
+    #[test]
+    fn ports_are_as_a_naive_model_says(requests in prop::collection::vec(request(), 1..80)) {
+        let mut world = World::with_network();
+        let mut generations: BTreeMap<Mac, u64> = BTreeMap::new();
+        for (step, request) in requests.into_iter().enumerate() {
+            let now = step as i64 * 1_000;
+            let before = world.snapshot.ports.get(request.key()).map(|r| r.value.clone());
+            let choice = naive_choice(&world, matches!(&request, Request::Create(c) if c.mac.is_some()));
+            let answer = world.run(&request, now);
+            check_indexes(&world);
+            let after = world.snapshot.ports.get(request.key()).map(|r| r.value.clone());
+            match (&request, &answer) {
+                (Request::Create(wanted), Ok(Some(stored))) => {
+                    prop_assert_eq!(&after, &Some(stored.port.clone()));
+                    prop_assert_eq!(stored.created, before.as_ref().is_none_or(|p| p.released_ms.is_some()));
+                    prop_assert_eq!(stored.port.released_ms, None);
+                    match before {
+                        Some(before) => {
+                            prop_assert_eq!((&before.addresses, before.mac), (&stored.port.addresses, stored.port.mac));
+                        }
+                        None if wanted.addresses.is_empty() => prop_assert_eq!(stored.port.addresses.first().copied(), choice),
+                        None => prop_assert_eq!(&stored.port.addresses, &wanted.addresses),
+                    }
+                }
+                (Request::Create(wanted), Err(PortError::Exhausted { size, .. })) => {
+                    prop_assert!(before.is_none() && choice.is_none() && wanted.addresses.is_empty());
+                    prop_assert_eq!(*size, 11);
+                }
+                (_, Err(_)) => prop_assert_eq!(&before, &after, "a refusal changes nothing"),
+                (Request::Expire { now_ms, .. }, Ok(_)) => {
+                    let before = before.unwrap();
+                    prop_assert!(before.released_ms.unwrap() + 60_000 <= *now_ms);
+                    prop_assert_eq!(expires_ms(&before, 60), Some(before.released_ms.unwrap() + 60_000));
+                    prop_assert!(after.is_none());
+                }
+                (Request::Release { forget, .. }, Ok(_)) => match after {
+                    Some(after) => prop_assert!(!forget && after.released_ms.is_some()),
+                    None => prop_assert!(*forget),
+                },
+                _ => prop_assert_eq!(&before, &after, "binding changes no port"),
+            }
+            // A binding's generation grows whenever the MAC is bound anew, over ports that come and go.
+            for binding in world.snapshot.bindings.values().map(|r| &r.value).filter(|b| b.active) {
+                let port = &world.snapshot.ports.get(&binding.port).expect("binding without port").value;
+                prop_assert!(port.released_ms.is_none());
+                let last = generations.insert(port.mac, binding.generation).unwrap_or(0);
+                let ledger = world.snapshot.ledger.get(&(port.key.network.clone(), port.mac)).map_or(0, |l| l.value);
+                prop_assert!(binding.generation >= last.min(ledger.max(1)) && binding.generation > ledger);
+            }
+            // The same request twice gives the same answer and writes nothing.
+            if let (Ok(first), Request::Create(_) | Request::Bind(..) | Request::Unbind(_)) = (&answer, &request) {
+                let revision = world.snapshot.revision;
+                let again = world.run(&request, now + 1).unwrap().unwrap();
+                let first = first.clone().unwrap();
+                prop_assert_eq!((&again.port, &again.binding, again.revision), (&first.port, &first.binding, first.revision));
+                prop_assert!(!again.created);
+                prop_assert_eq!(world.snapshot.revision, revision);
+            }
+        }
+    }
+
+    #[test]
+    fn any_place_is_answered(netns in ".{0,20}", interface in ".{0,20}") {
+        let mut world = World::with_network();
+        world.create("a").unwrap();
+        let place = Place { netns: netns.clone(), interface: interface.clone(), ..place(1) };
+        if world.run(&Request::Bind(key("a"), place), 1).is_ok() {
+            prop_assert!(netns.starts_with('/') || netns.starts_with("pid:"));
+            prop_assert!((1..16).contains(&interface.len()) && !interface.contains(['/', ' ', ':']));
+        }
+    }
+}
+
+#[test]
+fn addresses_are_refused_with_field_and_reason() {
+    let mut world = World::with_network();
+    world.put("intent/network/default/db", r#"{"key":"default/db","vni":101,"mtu":1450,"rd_number":2}"#);
+    world.put("intent/subnet/default/db/10.0.1.0/24", r#"{"network":"default/db","prefix":"10.0.1.0/24"}"#);
+    for (address, reason) in [
+        ("10.0.0.0", "network address"),
+        ("10.0.0.15", "broadcast address"),
+        ("10.0.0.1", "gateway"),
+        ("10.0.0.5", "excluded"),
+        ("10.0.1.7", "network default/db"),
+        ("10.9.9.9", "in no subnet of network default/web (its subnets: 10.0.0.0/28)"),
+        ("fd00::1", "in no subnet"),
+    ] {
+        let wanted = CreatePort { addresses: vec![address.parse().unwrap()], ..create("a") };
+        let error = world.run(&Request::Create(wanted), 1).unwrap_err();
+        let PortError::Field { field, .. } = &error else { panic!("{error:?}") };
+        assert_eq!(field, "addresses[0]");
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    // Reserved ones are given when asked for.
+    let wanted = CreatePort { addresses: vec![ip(8)], ..create("a") };
+    assert_eq!(world.run(&Request::Create(wanted), 1).unwrap().unwrap().port.addresses, [ip(8)]);
+}
+
+#[test]
+fn what_is_taken_is_refused_with_its_owner() {
+    let mut world = World::with_network();
+    let a = world.create("a").unwrap().port;
+    let same_address = CreatePort { addresses: a.addresses.clone(), ..create("b") };
+    let error = world.run(&Request::Create(same_address), 1).unwrap_err();
+    assert_eq!(error.to_string(), "address 10.0.0.2 is taken by port default/web/a");
+    let same_mac = CreatePort { mac: Some(a.mac), ..create("b") };
+    let error = world.run(&Request::Create(same_mac), 1).unwrap_err();
+    assert_eq!(error.to_string(), "MAC 02:ca:0a:00:00:02 in network default/web is taken by port default/web/a");
+    let other = CreatePort { addresses: vec![ip(9)], ..create("a") };
+    let error = world.run(&Request::Create(other), 1).unwrap_err();
+    assert!(error.hint().contains("10.0.0.2") && !error.retryable(), "{error:?}");
+    // A port elsewhere must be unbound before it is bound here.
+    world.run(&Request::Bind(key("a"), place(1)), 1).unwrap();
+    let error = world.run(&Request::Bind(key("a"), place(2)), 1).unwrap_err();
+    assert!(matches!(&error, PortError::Precondition { owner, .. } if owner == "node n1"), "{error:?}");
+    assert!(error.hint().contains("causeway port unbind default/web/a"));
+    let error = world.run(&Request::Bind(key("a"), place(7)), 1).unwrap_err();
+    assert!(matches!(error, PortError::Precondition { .. }), "{error:?}");
+    let error = world.run(&Request::Bind(key("none"), place(1)), 1).unwrap_err();
+    assert!(matches!(error, PortError::NoPort(_)), "{error:?}");
+    world.create("c").unwrap();
+    let error = world.run(&Request::Bind(key("c"), place(7)), 1).unwrap_err();
+    assert!(matches!(error, PortError::NoNode(_)), "{error:?}");
+}
+
+#[test]
+fn a_network_of_both_families_gives_one_address_of_each() {
+    let mut world = World::with_network();
+    world.put("intent/subnet/default/web/fd00::/64", r#"{"network":"default/web","prefix":"fd00::/64"}"#);
+    let port = world.create("a").unwrap().port;
+    assert_eq!(port.addresses, [ip(2), "fd00::1".parse().unwrap()]);
+    assert_eq!(port.mac, Mac::from_ip(ip(2), 0));
+}
+
+#[test]
+fn macs_of_ipv6_only_ports_record_their_collisions() {
+    let mut world = World::default();
+    world.put("intent/network/default/web", r#"{"key":"default/web","vni":100,"mtu":1450,"rd_number":1}"#);
+    world.put("intent/subnet/default/web/fd00::/64", r#"{"network":"default/web","prefix":"fd00::/64"}"#);
+    let second: IpAddr = "fd00::2".parse().unwrap();
+    let adopted = CreatePort { mac: Some(Mac::from_ip(second, 0)), ..create("a") };
+    world.run(&Request::Create(adopted), 1).unwrap();
+    let port = world.create("b").unwrap().port;
+    assert_eq!((port.addresses[0], port.mac, port.mac_collisions), (second, Mac::from_ip(second, 1), 1));
+}
+
+#[test]
+fn a_workload_too_large_for_the_underlay_is_refused() {
+    let mut world = World::with_network();
+    world.put("intent/network/default/web", r#"{"key":"default/web","vni":100,"mtu":1451,"rd_number":1}"#);
+    world.create("a").unwrap();
+    let error = world.run(&Request::Bind(key("a"), place(1)), 1).unwrap_err();
+    assert!(matches!(&error, PortError::Precondition { reason, .. } if reason.contains("1500")), "{error:?}");
+}
+
+#[test]
+fn a_refusal_rests_on_what_was_seen() {
+    let world = World::with_network();
+    let refusal = world.plan(&Request::Unbind(key("none")), 1).unwrap_err();
+    assert_eq!(refusal.belief, Some((RecordKey::Port(key("none")).path(), None)));
+}
+
+/// The search looks at runs: in a pool of 16 million addresses with a million taken it takes no longer.
+#[test]
+fn a_full_pool_is_searched_as_fast_as_an_empty_one() {
+    let mut runs = crate::snapshot::Runs::default();
+    let pieces = [(0u128, (1 << 24) - 1)];
+    let time = |runs: &crate::snapshot::Runs| {
+        let start = std::time::Instant::now();
+        for seed in 0..1_000 {
+            assert!(alloc::choose(&pieces, &[runs], Some(alloc::seed("x", seed))).is_some());
+            assert!(alloc::choose(&pieces, &[runs], None).is_some());
+        }
+        start.elapsed()
+    };
+    let empty = time(&runs);
+    for n in 0..1_000_000 {
+        runs.insert(n);
+    }
+    let full = time(&runs);
+    println!("2000 searches: empty {empty:?}, a million taken {full:?}");
+    // A linear search would take many thousand times as long.
+    assert!(full < empty * 50 + std::time::Duration::from_millis(100), "{full:?} against {empty:?}");
+}
