@@ -9,6 +9,8 @@
 
 #[doc(hidden)]
 pub mod bench;
+mod codec;
+mod collision;
 mod config;
 mod connection;
 mod fsm;
