@@ -132,6 +132,7 @@ impl<D: Dataplane> Reconciler<D> {
             let due =
                 [Some(next_observe), Some(next_namespaces), Some(next_checks), self.retries.next_due(), work];
             let due = due.into_iter().flatten().min().unwrap_or(next_observe);
+            let was_complete = self.complete;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -155,6 +156,9 @@ impl<D: Dataplane> Reconciler<D> {
                 continue;
             }
             let now = Instant::now();
+            if !was_complete {
+                next_checks = now;
+            }
             if now >= next_observe {
                 tracing::debug!(cause = "period", "full observe");
                 self.observed = None;

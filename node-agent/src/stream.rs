@@ -50,7 +50,7 @@ enum SessionError {
     Connect(#[source] tonic::transport::Error),
     #[error("no answer within {} s", PATIENCE.as_secs())]
     Silent,
-    #[error("{}: {}", .0.code(), .0.message())]
+    #[error("{:?}: {}", .0.code(), .0.message())]
     Status(Box<Status>),
     #[error("the controller closed the stream")]
     Closed,
@@ -61,6 +61,11 @@ enum SessionError {
 }
 
 impl SessionError {
+    /// The controller knows no such node.
+    fn is_undeclared(&self) -> bool {
+        matches!(self, SessionError::Status(status) if status.code() == Code::NotFound)
+    }
+
     /// The controller, or the configuration, says no: trying faster does not help.
     fn is_refusal(&self) -> bool {
         match self {
@@ -148,6 +153,7 @@ impl Client {
     /// Connects, and connects again, until cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut failures = 0_u32;
+        let mut was_refused = false;
         let mut turn = 0_usize;
         loop {
             let controllers = &self.identity.controllers;
@@ -164,7 +170,9 @@ impl Client {
             let Err(error) = ended else { return };
             self.log_once(&address, &error, good);
             turn += 1;
-            failures = failures.saturating_add(1);
+            // A refusal after a failed connection, or the other way round, begins anew.
+            failures = if error.is_refusal() == was_refused { failures.saturating_add(1) } else { 0 };
+            was_refused = error.is_refusal();
             let round = failures / self.identity.controllers.len().max(1) as u32;
             let (first, longest) = if error.is_refusal() { REFUSED } else { BACKOFF };
             let wait = first.saturating_mul(1 << round.min(16)).min(longest);
@@ -187,6 +195,10 @@ impl Client {
         let known = self.last_error.as_ref() == Some(&text);
         match (known, error.is_refusal()) {
             (true, _) => tracing::debug!(%controller, error = %text, "still no session"),
+            // Usual while a site is set up: the agent may come before its node is declared.
+            (false, true) if error.is_undeclared() => {
+                tracing::warn!(%controller, node = %self.identity.node, error = %text, "waiting to be declared");
+            }
             (false, true) => tracing::error!(
                 %controller, node = %self.identity.node, error = %text,
                 "refused; check the node's name and that no other agent claims it"
