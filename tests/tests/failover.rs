@@ -10,6 +10,8 @@ use causeway_tests::wait_for;
 
 const SOON: Duration = Duration::from_secs(30);
 const LEAVES: [&str; 2] = ["leaf1", "leaf2"];
+/// Name of the controller's process: the kernel keeps 15 bytes of it.
+const CONTROLLER: &str = "causeway-contro";
 /// The bare-metal server behind leaf2's own VTEP: traffic to it crosses the leaf's FDB.
 const SERVER: &str = "10.100.0.250";
 
@@ -92,9 +94,9 @@ fn gap_list(replies: &[u64]) -> Vec<(u64, u64)> {
 }
 
 async fn stop(lab: &Lab, controller: &str, signal: &str) -> Result<()> {
-    lab.exec(controller, &["pkill", signal, "-f", "causeway-controller --config"]).await?;
+    lab.exec(controller, &["pkill", signal, "-x", CONTROLLER]).await?;
     wait_for(&format!("the controller on {controller} is gone"), SOON, async || {
-        let left = lab.shell(controller, "pgrep -f 'causeway-controller --config' || true").await?;
+        let left = lab.shell(controller, &format!("pgrep -x {CONTROLLER} || true")).await?;
         ensure!(left.trim().is_empty(), "still there: {left}");
         Ok(())
     })
