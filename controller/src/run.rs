@@ -226,30 +226,7 @@ impl Begun {
         let context = Context { asn: identity.asn, router_id: identity.router_id };
         let (fabric, task) = Fabric::new(context, speaker, events, state.clone(), metrics.clone());
         tasks.spawn(task.run(cancel.clone()));
-        let agents = Agents::start(
-            config.name.clone(),
-            Arc::clone(&store),
-            state.clone(),
-            fabric.clone(),
-            metrics.clone(),
-            cancel.clone(),
-            tasks.clone(),
-        );
-        let ports = Ports::start(Arc::clone(&store), state.clone(), cancel.clone());
-        let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
-        tasks.spawn(gc::run(state.clone(), ports.clone(), election, cancel.clone()));
-        let app = App {
-            intent: Intent::new(Arc::clone(&store), state.clone(), identity.asn),
-            ports,
-            store,
-            state: state.clone(),
-            fabric: fabric.clone(),
-            agents,
-            metrics,
-            cancel: cancel.clone(),
-            tasks: tasks.clone(),
-            written: Arc::default(),
-        };
+        let app = assemble(&config, identity, store, state.clone(), fabric.clone(), metrics, &cancel, &tasks);
         let grpc = listeners.iter().filter_map(Listener::address).collect();
         serve_all(&app, &config, listeners).await?;
         health.set(Phase::Serving(state.clone(), fabric));
@@ -273,6 +250,44 @@ impl Begun {
             speaker_task,
             tasks,
         })
+    }
+}
+
+/// The parts that need nothing but the store and the fabric.
+#[allow(clippy::too_many_arguments, reason = "the one place that puts the parts together")]
+fn assemble(
+    config: &Config,
+    identity: Identity,
+    store: Arc<dyn Store>,
+    state: State,
+    fabric: Fabric,
+    metrics: Metrics,
+    cancel: &CancellationToken,
+    tasks: &TaskTracker,
+) -> App {
+    let agents = Agents::start(
+        config.name.clone(),
+        Arc::clone(&store),
+        state.clone(),
+        fabric.clone(),
+        metrics.clone(),
+        cancel.clone(),
+        tasks.clone(),
+    );
+    let ports = Ports::start(Arc::clone(&store), state.clone(), cancel.clone());
+    let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
+    tasks.spawn(gc::run(state.clone(), ports.clone(), election, cancel.clone()));
+    App {
+        intent: Intent::new(Arc::clone(&store), state.clone(), identity.asn),
+        ports,
+        store,
+        state,
+        fabric,
+        agents,
+        metrics,
+        cancel: cancel.clone(),
+        tasks: tasks.clone(),
+        written: Arc::default(),
     }
 }
 
