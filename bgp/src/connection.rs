@@ -284,3 +284,6 @@ impl Connection {
         self.happened.push(Happened::Established(agreed));
     }
 }
+
+#[cfg(test)]
+mod tests;

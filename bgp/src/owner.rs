@@ -104,10 +104,10 @@ impl Owner {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 Some((id, message)) = self.from_peers.recv() => {
-                    self.from_peer(id, message);
+                    self.heard(id, message);
                     for _ in 0..BATCH {
                         let Ok((id, message)) = self.from_peers.try_recv() else { break };
-                        self.from_peer(id, message);
+                        self.heard(id, message);
                     }
                 }
                 Some(command) = commands.recv() => flushed = self.command(command),
@@ -208,7 +208,7 @@ impl Owner {
         for session in self.neighbours.values_mut().filter_map(|n| n.session.as_mut()) {
             session.queue.extend(places, self.ticket);
         }
-        if self.neighbours.values().all(|n| n.session.as_ref().is_none_or(|s| s.queue.len() == 0)) {
+        if self.neighbours.values().all(|n| n.session.as_ref().is_none_or(|s| s.queue.waiting() == 0)) {
             self.desired.compact();
         }
         self.ticket

@@ -220,12 +220,12 @@ impl OutQueue {
     }
 
     /// How many changes wait.
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.places.len()
     }
 
     /// Nothing to send, not even a marker.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.places.is_empty() && self.markers.is_empty()
     }
 

@@ -398,12 +398,13 @@ const GRACEFUL: &str = "01 04 00190046 | 02 00 | 46 00 | 06 00 | 40 06 403c 0019
 async fn routes_of_a_restarting_peer() -> Result<()> {
     // How the session ends, what the peer says when it is back, and what is left of two routes: stale, then at the end.
     let not_kept = GRACEFUL.replace("46 80", "46 00");
+    let without_n = GRACEFUL.replace("403c", "003c");
     let cease = || message(3, &[6, 2]);
     let hard = || message(3, &[6, 9, 6, 3]);
-    let cases: [(&str, &str, Option<Vec<u8>>, usize, &str, usize); 7] = [
+    let cases = [
         ("connection lost", GRACEFUL, None, 2, GRACEFUL, 1),
         ("Cease with the N bit", GRACEFUL, Some(cease()), 2, GRACEFUL, 1),
-        ("Cease without the N bit", &GRACEFUL.replace("403c", "003c"), Some(cease()), 0, GRACEFUL, 1),
+        ("Cease without the N bit", without_n.as_str(), Some(cease()), 0, GRACEFUL, 1),
         ("hard reset", GRACEFUL, Some(hard()), 0, GRACEFUL, 1),
         ("forwarding state lost", GRACEFUL, None, 2, &not_kept, 1),
         ("no capability afterwards", GRACEFUL, None, 2, CAPABILITIES, 1),

@@ -135,7 +135,7 @@ impl Neighbour {
     /// Makes and hands over chunks as long as there is credit.
     pub(super) fn pump(&mut self, desired: &Desired) {
         let Some(session) = &mut self.session else { return };
-        while session.in_flight.len() < CREDIT && !session.queue.is_empty() {
+        while session.in_flight.len() < CREDIT && !session.queue.is_done() {
             let Ok(permit) = self.to.try_reserve() else { return };
             let chunk = session.queue.take(desired, &session.writing);
             self.counters.unsendable += chunk.unsendable;
@@ -170,7 +170,7 @@ impl Neighbour {
         let mut counters = self.counters.clone();
         counters.messages_in = self.meters.messages_in.load(Ordering::Relaxed);
         counters.messages_out = self.meters.messages_out.load(Ordering::Relaxed);
-        let queue = session.map_or(0, |s| s.queue.len());
+        let queue = session.map_or(0, |s| s.queue.waiting());
         PeerState {
             address: self.config.address,
             asn: self.config.asn,

@@ -24,7 +24,7 @@ const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(100);
 
 impl Owner {
-    pub(super) fn from_peer(&mut self, id: PeerId, message: FromPeer) {
+    pub(super) fn heard(&mut self, id: PeerId, message: FromPeer) {
         let Some(neighbour) = self.neighbours.get_mut(&id.address).filter(|n| n.id == id) else { return };
         match message {
             FromPeer::State(state) => {
@@ -169,7 +169,7 @@ impl Owner {
             sessions.clone().filter(|s| s.refresh_wanted && !s.refreshing).map(|s| s.refresh_not_before);
         // A full channel: nobody tells when there is room again.
         let blocked =
-            sessions.filter(|s| s.in_flight.is_empty() && !s.queue.is_empty()).map(|_| Instant::now() + TICK);
+            sessions.filter(|s| s.in_flight.is_empty() && !s.queue.is_done()).map(|_| Instant::now() + TICK);
         stale.chain(refresh).chain(blocked).min()
     }
 
