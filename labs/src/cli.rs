@@ -10,10 +10,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
-use crate::down::down;
+use crate::down::{down, remove_lab_dir};
 use crate::enter::{self, ExecResult};
 use crate::error::{Act, LabError};
-use crate::find::{lab_name, running_lab, topology_file};
+use crate::find::{lab_dir, lab_name, running_lab, topology_file};
 use crate::note::note;
 use crate::report::{self, interfaces, node_rows, nodes_table};
 use crate::state::{LabState, NodeState, log_path};
@@ -281,7 +281,12 @@ fn run_down(args: &DownArgs) -> anyhow::Result<ExitCode> {
                 }
             }
             // As with containerlab: what is wanted is so already.
-            Err(LabError::NotUp { name }) => note(&format!("lab {name} is not up: nothing to remove")),
+            Err(LabError::NotUp { name }) => {
+                note(&format!("lab {name} is not up: nothing to remove"));
+                if args.cleanup && !args.all {
+                    remove_lab_dir(&lab_dir(&args.which.topo, &name)?)?;
+                }
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -453,9 +458,7 @@ fn run_logs(args: &LogsArgs) -> anyhow::Result<ExitCode> {
         Some(lab) => lab.log_path(&lab.node(&args.node)?.name),
         // Logs outlive the lab.
         None => {
-            let folder = topology_file(&args.which.topo)?;
-            let folder =
-                folder.parent().map(|folder| folder.join(format!("clab-{name}"))).unwrap_or_default();
+            let folder = lab_dir(&args.which.topo, &name)?;
             log_path(&folder, &args.node)
         }
     };

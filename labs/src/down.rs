@@ -33,7 +33,11 @@ pub fn down(name: &str, cleanup: bool) -> Result<LabState, LabError> {
     result.map(|()| state)
 }
 
-fn remove_lab_dir(dir: &Path) -> Result<(), LabError> {
+/// Removes a lab's folder beside its topology file, if it is there and one of ours.
+pub(crate) fn remove_lab_dir(dir: &Path) -> Result<(), LabError> {
+    if !dir.join("topology-data.json").exists() {
+        return Ok(());
+    }
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(LabError::Io { act: format!("remove {}", dir.display()), source: error })
@@ -74,6 +78,24 @@ pub(crate) fn remove(state: &LabState) -> Result<(), LabError> {
         result = result.and(remove_name(&node.netns_path(), node.init));
     }
     result.and(remove_run_dir(&state.name))
+}
+
+/// Removes what is left of labs whose nodes and whose runner are gone: after kill -9, or after a crash. Gives back their
+/// names. A lab that another process works on, or that cannot be removed, is left for later.
+pub(crate) fn sweep() -> Vec<String> {
+    let mut swept = Vec::new();
+    for lab in LabState::all().unwrap_or_default() {
+        if lab.is_alive() || lab.owner.is_alive() {
+            continue;
+        }
+        let Some(_lock) = LabLock::try_of(&lab.name) else { continue };
+        // Looked at again under the lock: it may have been taken down and brought up meanwhile.
+        match LabState::read(&lab.name) {
+            Ok(Some(now)) if now == lab && remove(&now).is_ok() => swept.push(lab.name),
+            _ => {}
+        }
+    }
+    swept
 }
 
 fn signal(process: ProcessId, signal: Signal) {

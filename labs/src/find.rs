@@ -58,6 +58,18 @@ pub fn lab_name(file: &Path, name: Option<&str>) -> Result<String, LabError> {
     }
 }
 
+/// The folder `clab-LAB` of a lab that need not be up: beside the file, or in `$CLAB_LABDIR_BASE`.
+///
+/// # Errors
+/// The file is not there.
+pub(crate) fn lab_dir(file: &Path, name: &str) -> Result<PathBuf, LabError> {
+    let base = match std::env::var_os("CLAB_LABDIR_BASE") {
+        Some(base) => PathBuf::from(base),
+        None => topology_file(file)?.parent().map(Path::to_owned).unwrap_or_default(),
+    };
+    Ok(base.join(format!("clab-{name}")))
+}
+
 /// The lab that is meant, as it runs.
 ///
 /// # Errors

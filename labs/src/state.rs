@@ -247,6 +247,11 @@ impl LabLock {
         }
     }
 
+    /// The right, if nobody has it now.
+    pub(crate) fn try_of(name: &str) -> Option<Self> {
+        Self::try_acquire(&Path::new(RUN_DIR).join(format!("{name}.lock"))).ok()?
+    }
+
     fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
         let opened = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path);
         let mut file = match opened {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use causeway_topology::{Lab as Topology, LoadOptions};
 
 use crate::cancel::Cancel;
-use crate::down::{netns_target, remove};
+use crate::down::{netns_target, remove, sweep};
 use crate::enter::{self, ExecResult};
 use crate::error::{Act, LabError};
 use crate::find::topology_file;
@@ -127,6 +127,9 @@ pub fn up(options: &UpOptions) -> Result<RunningLab, LabError> {
     let cancel = &options.cancel;
     let lock = LabLock::acquire(&lab.name, cancel)?;
     make_room(&lab.name, &report)?;
+    for name in sweep() {
+        report.step(format!("removed what was left of lab {name}, whose nodes and runner are gone"));
+    }
 
     let images = Images::open()?;
     let program = InitProgram::find(options.init_program.as_deref())?;
