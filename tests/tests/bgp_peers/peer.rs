@@ -40,7 +40,7 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { v6: false, our_asn: 65000, asn: 65000, password: None, gtsm: false, passive: false, hold: 9 }
+        Setup { v6: false, our_asn: 65000, asn: 65000, password: None, gtsm: false, passive: false, hold: 30 }
     }
 }
 

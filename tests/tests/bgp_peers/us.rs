@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::peer::Setup;
 
 /// Longest wait for a session: GoBGP refuses connections for a while after an error.
-pub(crate) const SESSION: Duration = Duration::from_secs(40);
+pub(crate) const SESSION: Duration = Duration::from_secs(60);
 /// Longest wait for routes to arrive.
-pub(crate) const ROUTES: Duration = Duration::from_secs(15);
+pub(crate) const ROUTES: Duration = Duration::from_secs(30);
 
 /// A running speaker, all its events, and how to stop it.
 #[derive(Debug)]
