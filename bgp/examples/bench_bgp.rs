@@ -1,15 +1,16 @@
 //! How fast routes are written and read, and how soon a BGP peer has 100,000 of them from us, beside a pump that writes the
 //! same octets prepared beforehand.
 //!
-//! `bench_bgp [REMOTE PORT COUNT-COMMAND [ROUNDS]]`: the peer is passive, iBGP in AS 65000, expects 127.0.0.1 and has EVPN
-//! on; the command prints how many routes it has from us, for example
-//! `vtysh --vty_socket DIR -c 'show bgp l2vpn evpn summary json' | jq '.peers["127.0.0.1"].pfxRcd'`.
+//! `bench_bgp [REMOTE PORT VTY-SOCKET [ROUNDS]]`: the peer is FRR's bgpd, passive, iBGP in AS 65000, expects 127.0.0.1 and has
+//! EVPN on; its vty socket (`bgpd.vty`) is asked how many routes it has, which takes a millisecond.
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use causeway_bgp::{
     Attributes, Esi, Event, PeerConfig, PeerMode, Route, RouteDistinguisher, RouteKey, Speaker, SpeakerConfig,
 };
@@ -62,27 +63,45 @@ fn codec(routes: &[Route]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the peer has all routes.
-fn wait(count: &str, wanted: u32) -> Result<()> {
+/// Asks bgpd a question: NUL ends it, and three NULs with a status octet end the answer.
+fn ask(stream: &mut UnixStream, question: &str) -> Result<String> {
+    stream.write_all(format!("{question}\0").as_bytes())?;
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    while !(answer.len() >= 4 && answer[answer.len() - 4..answer.len() - 1] == [0; 3]) {
+        let read = stream.read(&mut part)?;
+        ensure!(read > 0, "bgpd has closed its vty socket");
+        answer.extend_from_slice(&part[..read]);
+    }
+    Ok(String::from_utf8_lossy(&answer[..answer.len() - 4]).into_owned())
+}
+
+/// Waits until the peer has so many routes.
+fn wait(socket: &str, wanted: u32) -> Result<()> {
+    let mut stream = UnixStream::connect(socket).with_context(|| socket.to_owned())?;
+    ask(&mut stream, "enable")?;
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
-        let output = std::process::Command::new("sh").args(["-c", count]).output()?;
-        if String::from_utf8_lossy(&output.stdout).trim() == wanted.to_string() {
+        let text = ask(&mut stream, "show bgp l2vpn evpn summary json")?;
+        let answer: serde_json::Value = serde_json::from_str(&text)?;
+        let peer = answer.pointer("/peers/127.0.0.1");
+        if peer.and_then(|peer| peer["pfxRcd"].as_u64()) == Some(u64::from(wanted)) {
             return Ok(());
         }
+        std::thread::yield_now();
     }
-    anyhow::bail!("the peer has not got {wanted} routes in 60 s")
+    bail!("the peer has not got {wanted} routes in 60 s")
 }
 
-async fn blocking_wait(count: &str) -> Result<()> {
-    let count = count.to_owned();
-    tokio::task::spawn_blocking(move || wait(&count, ROUTES)).await?
+async fn blocking_wait(socket: &str, wanted: u32) -> Result<()> {
+    let socket = socket.to_owned();
+    tokio::task::spawn_blocking(move || wait(&socket, wanted)).await?
 }
 
-async fn pump(remote: SocketAddr, octets: &[u8], count: &str) -> Result<Duration> {
-    let socket = tokio::net::TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::new(OWN.into(), 0))?;
-    let mut stream = socket.connect(remote).await?;
+async fn pump(remote: SocketAddr, octets: &[u8], socket: &str) -> Result<Duration> {
+    let tcp = tokio::net::TcpSocket::new_v4()?;
+    tcp.bind(SocketAddr::new(OWN.into(), 0))?;
+    let mut stream = tcp.connect(remote).await?;
     stream.set_nodelay(true)?;
     let keepalive = [&[0xff; 16][..], &[0, 19, 4]].concat();
     let capabilities = [1, 4, 0, 25, 0, 70, 2, 0, 65, 4, 0, 0, 0xfd, 0xe8];
@@ -103,11 +122,11 @@ async fn pump(remote: SocketAddr, octets: &[u8], count: &str) -> Result<Duration
     }
     let start = Instant::now();
     stream.write_all(octets).await?;
-    blocking_wait(count).await?;
+    blocking_wait(socket, ROUTES).await?;
     Ok(start.elapsed())
 }
 
-async fn speaker(remote: SocketAddr, routes: Vec<Route>, count: &str) -> Result<(Duration, Duration)> {
+async fn speaker(remote: SocketAddr, routes: Vec<Route>, socket: &str) -> Result<(Duration, Duration)> {
     let config = SpeakerConfig { router_id: OWN, asn: AS, listen: Vec::new(), restarting: false };
     let cancel = CancellationToken::new();
     let (speaker, mut events, task) = Speaker::start(config, cancel.clone()).await?;
@@ -130,7 +149,7 @@ async fn speaker(remote: SocketAddr, routes: Vec<Route>, count: &str) -> Result<
         }
     };
     let up = up.context("sent before it was up")?;
-    blocking_wait(count).await?;
+    blocking_wait(socket, ROUTES).await?;
     let there = up.elapsed();
     cancel.cancel();
     task.await?;
@@ -147,17 +166,21 @@ async fn main() -> Result<()> {
     let routes = routes()?;
     codec(&routes)?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [remote, port, count, rest @ ..] = &arguments[..] else { return Ok(()) };
+    let [remote, port, socket, rest @ ..] = &arguments[..] else { return Ok(()) };
     let remote = SocketAddr::new(remote.parse()?, port.parse()?);
     let rounds: usize = rest.first().map_or(Ok(3), |text| text.parse())?;
     let octets = causeway_bgp::bench::encode(&routes, AS);
     let (mut pumped, mut spoken, mut written) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
-        pumped.push(pump(remote, &octets, count).await?);
+        pumped.push(pump(remote, &octets, socket).await?);
+        blocking_wait(socket, 0).await?;
+        // Purged from the neighbour's table, and soon from bgpd's others.
         tokio::time::sleep(Duration::from_secs(4)).await;
-        let (there, out) = speaker(remote, routes.clone(), count).await?;
+        let (there, out) = speaker(remote, routes.clone(), socket).await?;
         spoken.push(there);
         written.push(out);
+        blocking_wait(socket, 0).await?;
+        // Purged from the neighbour's table, and soon from bgpd's others.
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
     let (pump, own) = (median(pumped), median(spoken));
