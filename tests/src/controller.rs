@@ -1,6 +1,7 @@
 //! Our own controller as a process on loopback.
 
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -55,9 +56,10 @@ impl Controller {
             StoreAt::Etcd(endpoint) => format!("{{etcd: {{endpoints: [\"{endpoint}\"]}}}}"),
         };
         let config = format!(
-            "name: {}\nrouter_id: {router_id}\nasn: 65000\nlisten: [\"{address}:7480\"]\n\
+            "name: {}\nrouter_id: {router_id}\nasn: 65000\nlisten: [\"{address}:7480\", \"unix:{}/api\"]\n\
              http_listen: [\"{address}:7481\"]\nbgp_listen: [\"{address}:1790\"]\nstore: {store}\n",
             directory.path().file_name().and_then(|n| n.to_str()).context("odd directory")?,
+            directory.path().display(),
         );
         std::fs::write(directory.path().join("controller.yaml"), config)?;
         let prefix = prefix.iter().map(ToString::to_string).collect();
@@ -69,6 +71,11 @@ impl Controller {
     /// Its gRPC endpoint.
     pub fn endpoint(&self) -> String {
         format!("http://{}:7480", self.address)
+    }
+
+    /// Its unix socket, for those in other namespaces.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("api")
     }
 
     /// A channel to it that connects when used.

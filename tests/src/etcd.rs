@@ -84,6 +84,11 @@ impl Etcd {
         &self.version
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.daemon.as_ref().context("etcd is not running")?.pid())
+    }
+
     /// Where its data and log are.
     pub fn directory(&self) -> &std::path::Path {
         self.directory.path()

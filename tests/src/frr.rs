@@ -207,6 +207,11 @@ impl Frr {
         found.map(|(_, daemon)| daemon).with_context(|| format!("{name} is not running"))
     }
 
+    /// The socket on which a daemon answers the commands of vtysh.
+    pub fn socket(&self, daemon: &str) -> PathBuf {
+        self.directory.path().join(format!("run/{daemon}.vty"))
+    }
+
     /// Stops bgpd without closing its connections (SIGSTOP).
     pub fn pause(&self) -> Result<()> {
         self.daemon("bgpd")?.signal(Signal::SIGSTOP)

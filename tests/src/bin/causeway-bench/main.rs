@@ -1,15 +1,20 @@
 //! Benchmarks: figures, each beside what it is compared with, measured in the same run. `make bench` runs `core`.
 
+mod alloc;
+mod codec;
 mod fabric;
+mod fill;
+mod latency;
+mod memory;
 mod ports;
 mod pump;
 mod report;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::report::Report;
 
@@ -26,7 +31,7 @@ enum What {
     Core {
         /// Only these parts; default: all.
         #[arg(long, value_delimiter = ',')]
-        only: Vec<String>,
+        only: Vec<Part>,
         /// Where the figures go.
         #[arg(long, default_value = "target/bench/core.json")]
         out: PathBuf,
@@ -37,13 +42,48 @@ enum What {
     /// The process that holds our speaker.
     #[command(hide = true)]
     Speak,
+    /// The process that fills GoBGP's table.
+    #[command(hide = true)]
+    Fill { major: u32, rd: Ipv4Addr, routes: u32 },
 }
 
-async fn core(only: &[String], out: &std::path::Path) -> Result<()> {
+/// A part of the core's benchmarks, in the order in which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Encoding and decoding.
+    Codec,
+    /// Choosing addresses.
+    Alloc,
+    /// Ports created per second.
+    Ports,
+    /// From a request to the kernel of another host.
+    Latency,
+    /// A table of 100,000 routes into FRR.
+    Fabric,
+    /// Memory of a controller with a million ports.
+    Memory,
+}
+
+impl Part {
+    async fn run(self, report: &mut Report) -> Result<()> {
+        match self {
+            Part::Codec => codec::run(report),
+            Part::Alloc => alloc::run(report).await,
+            Part::Ports => ports::run(report).await,
+            Part::Latency => latency::run(report).await,
+            Part::Fabric => fabric::run(report).await,
+            Part::Memory => memory::run(report).await,
+        }
+    }
+}
+
+async fn core(only: &[Part], out: &Path) -> Result<()> {
+    println!("{}", report::machine());
     let mut report = Report::default();
-    let wanted = |part: &str| only.is_empty() || only.iter().any(|o| o == part);
-    if wanted("fabric") {
-        fabric::run(&mut report).await?;
+    for part in Part::value_variants() {
+        if only.is_empty() || only.contains(part) {
+            part.run(&mut report).await.with_context(|| format!("part {part:?}"))?;
+        }
     }
     report.finish(out)
 }
@@ -54,5 +94,6 @@ async fn main() -> Result<()> {
         What::Core { only, out } => core(&only, &out).await,
         What::Pump { from, to, routes } => pump::run(from, to, routes).await,
         What::Speak => fabric::speak().await,
+        What::Fill { major, rd, routes } => fill::run(major, rd, routes).await,
     }
 }

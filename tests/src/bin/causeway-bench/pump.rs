@@ -41,7 +41,7 @@ fn open(id: Ipv4Addr) -> Vec<u8> {
 }
 
 /// Type 2 with MAC and address (RFC 7432 §7.2).
-fn nlri(rd: Ipv4Addr, n: u32) -> Vec<u8> {
+pub(crate) fn nlri(rd: Ipv4Addr, n: u32) -> Vec<u8> {
     let address = host(n).octets();
     let mut bytes = vec![2, 0x25, 0, 1];
     bytes.extend(rd.octets());
@@ -55,13 +55,26 @@ fn nlri(rd: Ipv4Addr, n: u32) -> Vec<u8> {
     bytes
 }
 
+/// ORIGIN, AS_PATH, LOCAL_PREF, and route target 65000:110 with VXLAN encapsulation: of all routes.
+fn common() -> [Vec<u8>; 4] {
+    let mut communities = vec![0xc0, 16, 16];
+    communities.extend([0, 2, (AS >> 8) as u8, AS as u8, 0, 0, 0, VNI as u8, 3, 0x0c, 0, 0, 0, 0, 0, 8]);
+    [vec![0x40, 1, 1, 0], vec![0x40, 2, 0], vec![0x40, 5, 4, 0, 0, 0, 100], communities]
+}
+
+/// The attributes of a route apart from any message, its next hop among them.
+pub(crate) fn attributes(next_hop: Ipv4Addr) -> Vec<Vec<u8>> {
+    let mut all = common().to_vec();
+    all.push([&[0x40, 3, 4][..], &next_hop.octets()].concat());
+    all
+}
+
 fn update(next_hop: Ipv4Addr, nlris: &[u8]) -> Vec<u8> {
     let reach = [&[0, 25, 70, 4][..], &next_hop.octets(), &[0], nlris].concat();
     let mut attributes = vec![0x90, 14];
     attributes.extend((reach.len() as u16).to_be_bytes());
     attributes.extend(reach);
-    attributes.extend([0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 5, 4, 0, 0, 0, 100, 0xc0, 16, 16]);
-    attributes.extend([0, 2, (AS >> 8) as u8, AS as u8, 0, 0, 0, VNI as u8, 3, 0x0c, 0, 0, 0, 0, 0, 8]);
+    attributes.extend(common().concat());
     let head = [&[0, 0][..], &(attributes.len() as u16).to_be_bytes()].concat();
     message(2, &[head, attributes].concat())
 }

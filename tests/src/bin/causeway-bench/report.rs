@@ -119,6 +119,47 @@ fn number(x: f64) -> String {
     if x.abs() >= 1000.0 { format!("{x:.0}") } else { format!("{x:.3}") }
 }
 
+/// The middle one.
+pub(crate) fn middle(mut samples: Vec<f64>) -> f64 {
+    percentile(&mut samples, 0.5)
+}
+
+/// CPU seconds that a process has used, and its resident bytes.
+pub(crate) fn usage(pid: u32) -> Result<(f64, f64)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let fields: Vec<&str> =
+        stat.rsplit_once(')').context("odd /proc/PID/stat")?.1.split_whitespace().collect();
+    let field = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok()).context("odd /proc/PID/stat");
+    // Fields 14 and 15 of proc(5), in ticks of 10 ms; field 24, in pages.
+    Ok(((field(11)? + field(12)?) / 100.0, field(21)? * 4096.0))
+}
+
+/// Resident bytes of a process.
+pub(crate) fn resident(pid: u32) -> Result<f64> {
+    Ok(usage(pid)?.1)
+}
+
+/// One line about the machine.
+pub(crate) fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let field = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(':'))
+            .map(|(_, value)| value.trim().to_string())
+            .unwrap_or_default()
+    };
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = field(&read("/proc/meminfo"), "MemTotal");
+    let load = read("/proc/loadavg").split_whitespace().next().unwrap_or_default().to_string();
+    format!(
+        "{cores} cores ({}), {memory} memory, Linux {}, load before {load}, {} build",
+        field(&read("/proc/cpuinfo"), "model name"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        if cfg!(debug_assertions) { "debug" } else { "release" },
+    )
+}
+
 /// The value below which `share` (0 to 1) of the samples lie.
 pub(crate) fn percentile(samples: &mut [f64], share: f64) -> f64 {
     samples.sort_by(f64::total_cmp);
