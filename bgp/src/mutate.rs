@@ -173,6 +173,12 @@ pub fn run(random_seed: u64, count: u64) -> Report {
             let [high, low] = u16::try_from(octets.len()).unwrap_or(u16::MAX).to_be_bytes();
             octets[16] = high;
             octets[17] = low;
+            // And so is the length of an UPDATE's attributes, mostly.
+            if octets.len() >= 23 && octets[18..21] == [2, 0, 0] && random.below(4) > 0 {
+                let [high, low] = u16::try_from(octets.len() - 23).unwrap_or(u16::MAX).to_be_bytes();
+                octets[21] = high;
+                octets[22] = low;
+            }
         }
         message(&octets, (random.next() & 7) as u8, &mut report);
     }
