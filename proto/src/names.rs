@@ -1,5 +1,6 @@
 //! Names of records and keys made of them.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,10 +27,11 @@ pub enum NameError {
     Form(String, &'static str),
 }
 
-/// Name of a VRF, network or node: 1 to 63 of a-z, 0-9, '-', '.', '_', starting with a letter or digit. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Name of a VRF, network or node: 1 to 63 of a-z, 0-9, '-', '.', '_', starting with a letter or digit. Cheap to clone,
+/// and one word in size: few names are in many keys.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(Arc<str>);
+pub struct Name(Arc<Box<str>>);
 
 /// Name of a port: 1 to 253 of letters, digits and `-._:/`, starting with a letter or digit. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,17 +83,30 @@ fn check(
 impl Name {
     /// The VRF `default`, which always exists.
     pub fn default_vrf() -> Self {
-        Name(DEFAULT_VRF.into())
+        Name(Arc::new(DEFAULT_VRF.into()))
     }
 
     /// The lowest of all names in their order: where a search in an ordered map begins.
     pub fn lowest() -> Self {
-        Name("0".into())
+        Name(Arc::new("0".into()))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// By the text. Most names that meet are clones of one another, which is seen without reading it.
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -118,7 +133,7 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
         check(text, 63, allowed, "a-z, 0-9, '-', '.', '_'")?;
-        Ok(Name(text.into()))
+        Ok(Name(Arc::new(text.into())))
     }
 }
 
