@@ -71,7 +71,8 @@ pub fn choosable(subnet: &Subnet) -> Vec<(u128, u128)> {
         blocked.push(single(subnet.prefix.last()));
     }
     let whole = bounds(&subnet.prefix.range());
-    let wanted = if subnet.ranges.is_empty() { vec![whole] } else { subnet.ranges.iter().map(bounds).collect() };
+    let wanted =
+        if subnet.ranges.is_empty() { vec![whole] } else { subnet.ranges.iter().map(bounds).collect() };
     let blocked = merge(blocked);
     let mut pieces = Vec::new();
     for (first, last) in merge(wanted) {
@@ -115,7 +116,8 @@ fn cut((mut first, last): (u128, u128), blocked: &[(u128, u128)], into: &mut Vec
 
 /// How many numbers lie in pieces, at most `u64::MAX`.
 pub fn size(pieces: &[(u128, u128)]) -> u64 {
-    let total = pieces.iter().fold(0u128, |sum, (first, last)| sum.saturating_add((last - first).saturating_add(1)));
+    let total =
+        pieces.iter().fold(0u128, |sum, (first, last)| sum.saturating_add((last - first).saturating_add(1)));
     u64::try_from(total).unwrap_or(u64::MAX)
 }
 
@@ -173,7 +175,8 @@ pub fn derive_mac(address: IpAddr, taken: impl Fn(Mac) -> bool) -> Option<(Mac, 
 /// A seed from a text and a number: FNV-1a.
 pub fn seed(text: &str, n: u32) -> u64 {
     let bytes = text.bytes().chain(n.to_be_bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
     // The high bits of FNV vary little over short texts.
     hash ^ (hash >> 29) ^ hash.rotate_left(32)
 }

@@ -28,12 +28,8 @@ impl Election {
     /// another one leads at once.
     pub fn start(store: Arc<dyn Store>, name: &str, candidate: &str, cancel: CancellationToken) -> Election {
         let (tell, leading) = watch::channel(false);
-        let campaign = Campaign {
-            store,
-            key: format!("election/{name}"),
-            candidate: candidate.to_owned(),
-            tell,
-        };
+        let campaign =
+            Campaign { store, key: format!("election/{name}"), candidate: candidate.to_owned(), tell };
         tokio::spawn(campaign.run(cancel));
         Election { leading }
     }

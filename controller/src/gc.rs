@@ -21,7 +21,15 @@ pub fn expired(snapshot: &Snapshot, now_ms: i64, most: usize) -> Vec<PortKey> {
     let sticky = |network: &crate::snapshot::Record<crate::model::Network>| {
         Some(network.value.sticky_seconds).filter(|seconds| *seconds > 0)
     };
-    let networks = snapshot.networks.values().filter_map(|network| Some((network, sticky(network)?)));
+    // Most networks have no released port, which their subnets' counts tell without a look at each port.
+    let some = |network: &crate::snapshot::Record<crate::model::Network>| {
+        let vrf = &network.value.key.vrf;
+        snapshot
+            .subnets_of(&network.value.key)
+            .any(|subnet| snapshot.taken_in(vrf, subnet.value.prefix).1 > 0)
+    };
+    let networks = snapshot.networks.values().filter(|network| some(network));
+    let networks = networks.filter_map(|network| Some((network, sticky(network)?)));
     let over = networks.flat_map(|(network, seconds)| {
         let ports = snapshot.ports_of(&network.value.key);
         ports.filter(move |port| expires_ms(&port.value, seconds).is_some_and(|end| end <= now_ms))

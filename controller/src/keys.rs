@@ -171,7 +171,15 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_records() {
-        for path in ["", "intent/", "intent/vrf/", "intent/port/web/a", "intent/thing/a", "index/vni/1", "intent/network/web"] {
+        for path in [
+            "",
+            "intent/",
+            "intent/vrf/",
+            "intent/port/web/a",
+            "intent/thing/a",
+            "index/vni/1",
+            "intent/network/web",
+        ] {
             assert_eq!(RecordKey::parse(path), None, "{path}");
         }
     }

@@ -94,20 +94,27 @@ impl Snapshot {
     }
 
     /// Subnets of a network, by prefix: IPv4 first.
-    pub fn subnets_of<'a>(&'a self, network: &'a NetworkKey) -> impl Iterator<Item = &'a Arc<Record<Subnet>>> {
+    pub fn subnets_of<'a>(
+        &'a self,
+        network: &'a NetworkKey,
+    ) -> impl Iterator<Item = &'a Arc<Record<Subnet>>> {
         self.subnets_of_vrf(&network.vrf).filter(move |record| record.value.network == *network)
     }
 
     /// The subnet of a VRF in which an address lies.
     pub fn subnet_at(&self, vrf: &Name, address: IpAddr) -> Option<&Arc<Record<Subnet>>> {
-        let ((v, prefix), record) = self.subnets.range(..=(vrf.clone(), Prefix::host(address))).next_back()?;
+        let ((v, prefix), record) =
+            self.subnets.range(..=(vrf.clone(), Prefix::host(address))).next_back()?;
         (v == vrf && prefix.contains(address)).then_some(record)
     }
 
     /// Ports of a network, by name, released ones included.
     pub fn ports_of<'a>(&'a self, network: &'a NetworkKey) -> impl Iterator<Item = &'a Arc<Record<Port>>> {
         let first = PortKey { network: network.clone(), name: PortName::lowest() };
-        self.ports.range(first..).take_while(move |(key, _)| key.network == *network).map(|(_, record)| record)
+        self.ports
+            .range(first..)
+            .take_while(move |(key, _)| key.network == *network)
+            .map(|(_, record)| record)
     }
 
     /// Active bindings at a node, by port.

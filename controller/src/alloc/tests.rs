@@ -81,7 +81,9 @@ proptest! {
 
 #[test]
 fn point_to_point_prefixes_use_every_address() {
-    for (prefix, count) in [("10.0.0.0/31", 2), ("10.0.0.0/32", 1), ("10.0.0.0/30", 2), ("fd00::/127", 2), ("fd00::/126", 3)] {
+    for (prefix, count) in
+        [("10.0.0.0/31", 2), ("10.0.0.0/32", 1), ("10.0.0.0/30", 2), ("fd00::/127", 2), ("fd00::/126", 3)]
+    {
         assert_eq!(size(&choosable(&subnet(prefix))), count, "{prefix}");
     }
 }
@@ -90,7 +92,10 @@ fn point_to_point_prefixes_use_every_address() {
 fn the_largest_prefixes_do_not_overflow() {
     for prefix in ["::/0", "0.0.0.0/0", "ffff:ffff:ffff:ffff::/64"] {
         let pieces = choosable(&subnet(prefix));
-        assert!(choose(&pieces, &[], None).is_some() && choose(&pieces, &[], Some(u64::MAX)).is_some(), "{prefix}");
+        assert!(
+            choose(&pieces, &[], None).is_some() && choose(&pieces, &[], Some(u64::MAX)).is_some(),
+            "{prefix}"
+        );
     }
 }
 

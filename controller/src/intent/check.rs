@@ -150,7 +150,9 @@ fn unique(
 fn default_target(item: &Item, vni: Option<Vni>, asn: u32) -> Result<(), IntentError> {
     match vni {
         Some(vni) if RouteTarget::new(asn, vni.get()).is_none() => {
-            let reason = format!("must be given: the default {asn}:{vni} does not fit, as an AS above 65535 leaves 16 bits");
+            let reason = format!(
+                "must be given: the default {asn}:{vni} does not fit, as an AS above 65535 leaves 16 bits"
+            );
             Err(item.invalid("export_targets", reason))
         }
         _ => Ok(()),
@@ -231,7 +233,10 @@ fn check_subnet(
     {
         return Err(IntentError::InUse {
             subject: format!("subnet {}", item.record.name()),
-            reason: format!("cannot move from network {} while addresses of it are in use", before.value.network),
+            reason: format!(
+                "cannot move from network {} while addresses of it are in use",
+                before.value.network
+            ),
             owner: format!("port {}", port.value.key),
             hint: format!("release the port first: causeway port release --forget {}", port.value.key),
         });

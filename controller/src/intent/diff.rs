@@ -69,10 +69,13 @@ fn fields(record: &Declared) -> Vec<(&'static str, String)> {
         ],
         Some(Spec::Node(node)) => vec![
             ("name", node.name),
-            ("mode", match v1::NodeMode::try_from(node.mode) {
-                Ok(v1::NodeMode::HostVtep) => "host-vtep".to_owned(),
-                _ => String::new(),
-            }),
+            (
+                "mode",
+                match v1::NodeMode::try_from(node.mode) {
+                    Ok(v1::NodeMode::HostVtep) => "host-vtep".to_owned(),
+                    _ => String::new(),
+                },
+            ),
             ("vtep", node.vtep),
             ("underlay_mtu", number(node.underlay_mtu)),
             ("site", node.site),

@@ -88,7 +88,9 @@ impl Declared {
     /// The record of the snapshot with this identity, with its revision.
     pub(super) fn stored(&self, snapshot: &Snapshot) -> Option<(Declared, Revision)> {
         match self {
-            Declared::Subnet(subnet) => by_name(snapshot, &RecordName::Subnet(subnet.network.vrf.clone(), subnet.prefix)),
+            Declared::Subnet(subnet) => {
+                by_name(snapshot, &RecordName::Subnet(subnet.network.vrf.clone(), subnet.prefix))
+            }
             Declared::Vrf(vrf) => by_name(snapshot, &RecordName::Vrf(vrf.name.clone())),
             Declared::Network(network) => by_name(snapshot, &RecordName::Network(network.key.clone())),
             Declared::Node(node) => by_name(snapshot, &RecordName::Node(node.name.clone())),
@@ -116,7 +118,9 @@ pub enum RecordName {
 pub fn parse_name(kind: v1::Kind, name: &str) -> Result<RecordName, Violation> {
     let wrong = |reason: String| Violation { field: "name".to_owned(), reason };
     match kind {
-        v1::Kind::Unspecified => Err(Violation { field: "kind".to_owned(), reason: "is required".to_owned() }),
+        v1::Kind::Unspecified => {
+            Err(Violation { field: "kind".to_owned(), reason: "is required".to_owned() })
+        }
         v1::Kind::Vrf => name.parse().map(RecordName::Vrf).map_err(|e| wrong(e.to_string())),
         v1::Kind::Network => name.parse().map(RecordName::Network).map_err(|e| wrong(e.to_string())),
         v1::Kind::Node => name.parse().map(RecordName::Node).map_err(|e| wrong(e.to_string())),

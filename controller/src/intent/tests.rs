@@ -33,7 +33,11 @@ impl World {
     }
 
     async fn create(&self, name: &str, address: &str, bind: Option<&str>) {
-        let bind = bind.map(|node| Place { node: node.parse().unwrap(), netns: "pid:1".into(), interface: "eth0".into() });
+        let bind = bind.map(|node| Place {
+            node: node.parse().unwrap(),
+            netns: "pid:1".into(),
+            interface: "eth0".into(),
+        });
         let addresses = if address.is_empty() { vec![] } else { vec![address.parse().unwrap()] };
         let key = format!("web/{name}").parse().unwrap();
         let create = CreatePort { key, addresses, mac: None, labels: BTreeMap::new(), bind };
@@ -65,7 +69,12 @@ fn subnet(network: &str, prefix: &str) -> v1::Subnet {
 }
 
 fn node(name: &str, vtep: &str) -> v1::Node {
-    v1::Node { name: name.into(), vtep: vtep.into(), mode: v1::NodeMode::HostVtep.into(), ..Default::default() }
+    v1::Node {
+        name: name.into(),
+        vtep: vtep.into(),
+        mode: v1::NodeMode::HostVtep.into(),
+        ..Default::default()
+    }
 }
 
 fn base() -> Vec<Spec> {
@@ -101,7 +110,8 @@ async fn applying_twice_changes_nothing_the_second_time() {
     // What is stored and shown, declared again, is the same.
     let snapshot = world.state.snapshot();
     let kinds = [v1::Kind::Vrf, v1::Kind::Network, v1::Kind::Subnet, v1::Kind::Node, v1::Kind::Peer];
-    let all: Vec<_> = kinds.iter().flat_map(|kind| message::list(&snapshot, *kind)).map(|d| d.to_resource()).collect();
+    let all: Vec<_> =
+        kinds.iter().flat_map(|kind| message::list(&snapshot, *kind)).map(|d| d.to_resource()).collect();
     assert_eq!(all.len(), 6);
     let again = world.intent.apply(&all, false).await.unwrap();
     assert!(again.outcomes.iter().all(|o| o.action == Action::Unchanged), "{:?}", again.outcomes);
@@ -113,8 +123,12 @@ async fn changes_are_told_field_by_field() {
     world.apply(base()).await.unwrap();
     let changed = v1::Network { vlan: 11, mtu: 1400, ..network("web", 101) };
     let outcome = world.apply(vec![Spec::Network(changed)]).await.unwrap().outcomes.remove(0);
-    let texts: Vec<String> = outcome.changes.iter().map(|c| format!("{} {}>{}", c.field, c.old, c.new)).collect();
-    assert_eq!((outcome.action, texts), (Action::Update, vec!["vni 100>101".into(), "vlan 10>11".into(), "mtu 1450>1400".into()]));
+    let texts: Vec<String> =
+        outcome.changes.iter().map(|c| format!("{} {}>{}", c.field, c.old, c.new)).collect();
+    assert_eq!(
+        (outcome.action, texts),
+        (Action::Update, vec!["vni 100>101".into(), "vlan 10>11".into(), "mtu 1450>1400".into()])
+    );
     // The old numbers are free again, the new ones are not.
     world.apply(vec![Spec::Network(v1::Network { vlan: 10, ..network("db", 100) })]).await.unwrap();
     let error = world.apply(vec![Spec::Network(network("x", 101))]).await.unwrap_err();
@@ -131,12 +145,27 @@ async fn what_is_taken_is_refused_before_anything_is_written() {
         (Spec::Network(network("db", 100)), "resources[1].network.vni: vni 100 <- network default/web"),
         (Spec::Network(network("db", 50)), "resources[1].network.vni: vni 50 <- vrf red"),
         (vrf("blue", 100), "resources[1].vrf.l3_vni: vni 100 <- network default/web"),
-        (Spec::Network(v1::Network { vlan: 10, ..network("db", 101) }), "resources[1].network.vlan: vlan 10 <- network default/web"),
+        (
+            Spec::Network(v1::Network { vlan: 10, ..network("db", 101) }),
+            "resources[1].network.vlan: vlan 10 <- network default/web",
+        ),
         (Spec::Node(node("n2", "192.0.2.1")), "resources[1].node.vtep: vtep 192.0.2.1 <- node n1"),
-        (Spec::Subnet(subnet("web", "10.0.0.128/25")), "resources[1].subnet.prefix: a part of 10.0.0.128/25 <- subnet 10.0.0.0/24 of network default/web"),
-        (Spec::Subnet(subnet("web", "10.0.0.0/8")), "resources[1].subnet.prefix: a part of 10.0.0.0/8 <- subnet 10.0.0.0/24 of network default/web"),
-        (Spec::Subnet(subnet("none", "10.1.0.0/24")), "resources[1].subnet.network: network default/none does not exist"),
-        (Spec::Network(v1::Network { vrf: "blue".into(), ..network("db", 101) }), "resources[1].network.vrf: vrf blue does not exist"),
+        (
+            Spec::Subnet(subnet("web", "10.0.0.128/25")),
+            "resources[1].subnet.prefix: a part of 10.0.0.128/25 <- subnet 10.0.0.0/24 of network default/web",
+        ),
+        (
+            Spec::Subnet(subnet("web", "10.0.0.0/8")),
+            "resources[1].subnet.prefix: a part of 10.0.0.0/8 <- subnet 10.0.0.0/24 of network default/web",
+        ),
+        (
+            Spec::Subnet(subnet("none", "10.1.0.0/24")),
+            "resources[1].subnet.network: network default/none does not exist",
+        ),
+        (
+            Spec::Network(v1::Network { vrf: "blue".into(), ..network("db", 101) }),
+            "resources[1].network.vrf: vrf blue does not exist",
+        ),
     ] {
         let error = world.apply(vec![fine.clone(), spec]).await.unwrap_err();
         assert_eq!(told(&error), want);
@@ -155,11 +184,36 @@ async fn what_is_taken_is_refused_before_anything_is_written() {
 async fn all_wrong_fields_are_told_at_once() {
     let world = World::new(65_000).await;
     let wrong = vec![
-        Spec::Network(v1::Network { name: "Web".into(), vni: 0, vlan: 4095, mtu: 100, sticky_seconds: -1, export_targets: vec!["x".into()], ..Default::default() }),
-        Spec::Subnet(v1::Subnet { gateway: "10.1.0.1".into(), ranges: vec!["10.0.1.0-10.0.1.5".into()], exclusions: vec!["10.0.0.9-10.0.0.1".into()], ..subnet("web", "10.0.0.0/24") }),
+        Spec::Network(v1::Network {
+            name: "Web".into(),
+            vni: 0,
+            vlan: 4095,
+            mtu: 100,
+            sticky_seconds: -1,
+            export_targets: vec!["x".into()],
+            ..Default::default()
+        }),
+        Spec::Subnet(v1::Subnet {
+            gateway: "10.1.0.1".into(),
+            ranges: vec!["10.0.1.0-10.0.1.5".into()],
+            exclusions: vec!["10.0.0.9-10.0.0.1".into()],
+            ..subnet("web", "10.0.0.0/24")
+        }),
         Spec::Subnet(subnet("web", "10.0.0.5/24")),
-        Spec::Node(v1::Node { name: "n".into(), vtep: "0.0.0.0".into(), underlay_mtu: 9, ..Default::default() }),
-        Spec::Peer(v1::Peer { address: "224.0.0.1".into(), asn: 0, port: 70_000, hold_seconds: 2, restart_seconds: 5000, ..Default::default() }),
+        Spec::Node(v1::Node {
+            name: "n".into(),
+            vtep: "0.0.0.0".into(),
+            underlay_mtu: 9,
+            ..Default::default()
+        }),
+        Spec::Peer(v1::Peer {
+            address: "224.0.0.1".into(),
+            asn: 0,
+            port: 70_000,
+            hold_seconds: 2,
+            restart_seconds: 5000,
+            ..Default::default()
+        }),
         vrf("a", 0),
         vrf("a", 1),
     ];
@@ -169,12 +223,31 @@ async fn all_wrong_fields_are_told_at_once() {
         panic!("not refused")
     };
     let fields: Vec<&str> = violations.iter().map(|v| v.field.trim_start_matches("resources")).collect();
-    assert_eq!(fields, [
-        "[0].network.name", "[0].network.vni", "[0].network.vlan", "[0].network.mtu", "[0].network.export_targets[0]",
-        "[0].network.sticky_seconds", "[1].subnet.exclusions[0]", "[1].subnet.ranges[0]", "[1].subnet.gateway",
-        "[2].subnet.prefix", "[3].node.mode", "[3].node.vtep", "[3].node.underlay_mtu", "[4].peer.address", "[4].peer.asn",
-        "[4].peer.port", "[4].peer.hold_seconds", "[4].peer.restart_seconds", "[6]", "[7]",
-    ]);
+    assert_eq!(
+        fields,
+        [
+            "[0].network.name",
+            "[0].network.vni",
+            "[0].network.vlan",
+            "[0].network.mtu",
+            "[0].network.export_targets[0]",
+            "[0].network.sticky_seconds",
+            "[1].subnet.exclusions[0]",
+            "[1].subnet.ranges[0]",
+            "[1].subnet.gateway",
+            "[2].subnet.prefix",
+            "[3].node.mode",
+            "[3].node.vtep",
+            "[3].node.underlay_mtu",
+            "[4].peer.address",
+            "[4].peer.asn",
+            "[4].peer.port",
+            "[4].peer.hold_seconds",
+            "[4].peer.restart_seconds",
+            "[6]",
+            "[7]",
+        ]
+    );
 }
 
 #[tokio::test]
@@ -193,11 +266,29 @@ async fn what_is_in_use_neither_changes_nor_goes() {
     world.apply(base()).await.unwrap();
     world.create("a", "10.0.0.7", Some("n1")).await;
     for (spec, want) in [
-        (Spec::Network(v1::Network { vlan: 10, ..network("web", 101) }), "vni of network default/web cannot change from 100 to 101 while it has ports: port default/web/a"),
-        (Spec::Network(v1::Network { vlan: 10, mtu: 1451, ..network("web", 100) }), "mtu 1451 of network default/web and 50 of VXLAN exceed the underlay's 1500 bytes, with ports bound there: node n1"),
-        (Spec::Node(v1::Node { underlay_mtu: 1499, ..node("n1", "192.0.2.1") }), "mtu 1450 of network default/web and 50 of VXLAN exceed the underlay's 1499 bytes, with ports bound there: node n1"),
-        (Spec::Subnet(v1::Subnet { exclusions: vec!["10.0.0.4/30".into()], ..subnet("web", "10.0.0.0/24") }), "address 10.0.0.7 is excluded by the subnet with this change, and is in use: port default/web/a"),
-        (Spec::Subnet(v1::Subnet { gateway: "10.0.0.7".into(), ..subnet("web", "10.0.0.0/24") }), "address 10.0.0.7 is the subnet's gateway with this change, and is in use: port default/web/a"),
+        (
+            Spec::Network(v1::Network { vlan: 10, ..network("web", 101) }),
+            "vni of network default/web cannot change from 100 to 101 while it has ports: port default/web/a",
+        ),
+        (
+            Spec::Network(v1::Network { vlan: 10, mtu: 1451, ..network("web", 100) }),
+            "mtu 1451 of network default/web and 50 of VXLAN exceed the underlay's 1500 bytes, with ports bound there: node n1",
+        ),
+        (
+            Spec::Node(v1::Node { underlay_mtu: 1499, ..node("n1", "192.0.2.1") }),
+            "mtu 1450 of network default/web and 50 of VXLAN exceed the underlay's 1499 bytes, with ports bound there: node n1",
+        ),
+        (
+            Spec::Subnet(v1::Subnet {
+                exclusions: vec!["10.0.0.4/30".into()],
+                ..subnet("web", "10.0.0.0/24")
+            }),
+            "address 10.0.0.7 is excluded by the subnet with this change, and is in use: port default/web/a",
+        ),
+        (
+            Spec::Subnet(v1::Subnet { gateway: "10.0.0.7".into(), ..subnet("web", "10.0.0.0/24") }),
+            "address 10.0.0.7 is the subnet's gateway with this change, and is in use: port default/web/a",
+        ),
     ] {
         let error = world.apply(vec![spec]).await.unwrap_err();
         assert_eq!(error.to_string(), want);
@@ -205,9 +296,21 @@ async fn what_is_in_use_neither_changes_nor_goes() {
     }
     for (kind, name, want) in [
         (v1::Kind::Node, "n1", "node n1 cannot be deleted while ports are bound to it: port default/web/a"),
-        (v1::Kind::Subnet, "10.0.0.0/24", "subnet default/10.0.0.0/24 cannot be deleted while addresses of it are in use: port default/web/a (10.0.0.7)"),
-        (v1::Kind::Network, "web", "network default/web cannot be deleted while it has ports: port default/web/a"),
-        (v1::Kind::Vrf, "default", "name: the VRF default always exists; apply it without fields to reset it"),
+        (
+            v1::Kind::Subnet,
+            "10.0.0.0/24",
+            "subnet default/10.0.0.0/24 cannot be deleted while addresses of it are in use: port default/web/a (10.0.0.7)",
+        ),
+        (
+            v1::Kind::Network,
+            "web",
+            "network default/web cannot be deleted while it has ports: port default/web/a",
+        ),
+        (
+            v1::Kind::Vrf,
+            "default",
+            "name: the VRF default always exists; apply it without fields to reset it",
+        ),
     ] {
         assert_eq!(world.intent.delete(kind, name).await.unwrap_err().to_string(), want);
     }
@@ -215,8 +318,12 @@ async fn what_is_in_use_neither_changes_nor_goes() {
     let gone = world.ports.release("web/a".parse().unwrap(), true).await.unwrap();
     world.state.wait_for(gone).await.unwrap();
     for (kind, name) in [
-        (v1::Kind::Node, "n1"), (v1::Kind::Subnet, "default/10.0.0.0/24"), (v1::Kind::Network, "default/web"),
-        (v1::Kind::Vrf, "red"), (v1::Kind::Peer, "192.0.2.9"), (v1::Kind::Peer, "192.0.2.9"),
+        (v1::Kind::Node, "n1"),
+        (v1::Kind::Subnet, "default/10.0.0.0/24"),
+        (v1::Kind::Network, "default/web"),
+        (v1::Kind::Vrf, "red"),
+        (v1::Kind::Peer, "192.0.2.9"),
+        (v1::Kind::Peer, "192.0.2.9"),
     ] {
         world.intent.delete(kind, name).await.unwrap();
     }
@@ -228,7 +335,10 @@ async fn what_is_in_use_neither_changes_nor_goes() {
 async fn a_subnet_without_ports_moves_to_another_network() {
     let world = World::new(65_000).await;
     world.apply(base()).await.unwrap();
-    world.apply(vec![Spec::Network(network("db", 101)), Spec::Subnet(subnet("db", "10.0.0.0/24"))]).await.unwrap();
+    world
+        .apply(vec![Spec::Network(network("db", 101)), Spec::Subnet(subnet("db", "10.0.0.0/24"))])
+        .await
+        .unwrap();
     let snapshot = world.state.snapshot();
     let networks: Vec<String> = snapshot.subnets.values().map(|s| s.value.network.to_string()).collect();
     assert_eq!(networks, ["default/db"]);
@@ -239,11 +349,15 @@ async fn a_subnet_without_ports_moves_to_another_network() {
 async fn a_thousand_records_are_several_transactions() {
     let world = World::new(65_000).await;
     let mut specs: Vec<Spec> = (1..=400).map(|n| Spec::Network(network(&format!("n{n}"), n))).collect();
-    specs.extend((1..=400).map(|n| Spec::Subnet(subnet(&format!("n{n}"), &format!("10.{}.{}.0/24", n / 200, n % 200)))));
+    specs.extend(
+        (1..=400)
+            .map(|n| Spec::Subnet(subnet(&format!("n{n}"), &format!("10.{}.{}.0/24", n / 200, n % 200)))),
+    );
     let applied = world.apply(specs.clone()).await.unwrap();
     assert_eq!(applied.outcomes.len(), 800);
     let snapshot = world.state.snapshot();
-    let rds: std::collections::BTreeSet<u16> = snapshot.networks.values().map(|n| n.value.rd_number).collect();
+    let rds: std::collections::BTreeSet<u16> =
+        snapshot.networks.values().map(|n| n.value.rd_number).collect();
     assert_eq!((rds.len(), snapshot.subnets.len()), (400, 400));
     assert!(world.apply(specs).await.unwrap().outcomes.iter().all(|o| o.action == Action::Unchanged));
 }
@@ -275,8 +389,11 @@ async fn concurrent_appliers_get_unique_numbers_and_no_overlap() {
         done += usize::from(task.await.unwrap());
     }
     let listing = world.store.list("intent/subnet/").await.unwrap();
-    let prefixes: Vec<causeway_proto::Prefix> =
-        listing.entries.iter().map(|e| e.key.trim_start_matches("intent/subnet/default/web/").parse().unwrap()).collect();
+    let prefixes: Vec<causeway_proto::Prefix> = listing
+        .entries
+        .iter()
+        .map(|e| e.key.trim_start_matches("intent/subnet/default/web/").parse().unwrap())
+        .collect();
     for (i, a) in prefixes.iter().enumerate() {
         assert!(prefixes[i + 1..].iter().all(|b| !a.overlaps(*b)), "{prefixes:?}");
     }

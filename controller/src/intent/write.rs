@@ -322,8 +322,10 @@ fn take_guard(txn: &mut Txn, vrf: &Name, guards: &Guards, index: usize) {
 async fn lost(intent: &Intent, compares: &[Compare], failing: &[usize]) -> Result<(), IntentError> {
     let mut newest = Revision::default();
     for compare in failing.iter().filter_map(|i| compares.get(*i)).take(4) {
-        let (Compare::Absent(key) | Compare::Present(key) | Compare::Unchanged(key, _) | Compare::NoneBelow(key)) =
-            compare;
+        let (Compare::Absent(key)
+        | Compare::Present(key)
+        | Compare::Unchanged(key, _)
+        | Compare::NoneBelow(key)) = compare;
         if let Some(entry) = intent.store.get(key).await? {
             newest = newest.max(entry.revision);
         }

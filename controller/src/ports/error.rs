@@ -91,14 +91,22 @@ impl PortError {
     pub fn hint(&self) -> String {
         match self {
             PortError::Taken { hint, .. } | PortError::Precondition { hint, .. } => hint.clone(),
-            PortError::NoNetwork(key) => format!("declare it: causeway apply -f FILE; known ones: causeway get networks (asked for {key})"),
-            PortError::NoNode(_) => "declare it: causeway apply -f FILE; known ones: causeway get nodes".to_owned(),
+            PortError::NoNetwork(key) => format!(
+                "declare it: causeway apply -f FILE; known ones: causeway get networks (asked for {key})"
+            ),
+            PortError::NoNode(_) => {
+                "declare it: causeway apply -f FILE; known ones: causeway get nodes".to_owned()
+            }
             PortError::NoPort(key) => format!("create it: causeway port create {key}"),
             PortError::Exhausted { network, .. } => {
-                format!("add a subnet to {network}, or give back released ports: causeway port release --forget PORT")
+                format!(
+                    "add a subnet to {network}, or give back released ports: causeway port release --forget PORT"
+                )
             }
             PortError::Aborted { .. } | PortError::Stopping => "repeat the request".to_owned(),
-            PortError::Store(_) => "repeat the request; the same request never gives a second address".to_owned(),
+            PortError::Store(_) => {
+                "repeat the request; the same request never gives a second address".to_owned()
+            }
             PortError::Field { .. } | PortError::Internal(_) => String::new(),
         }
     }

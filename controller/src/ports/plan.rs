@@ -73,8 +73,17 @@ pub enum Plan {
 pub struct Refusal {
     /// Why.
     pub error: PortError,
-    /// A key of the store and the revision at which it was seen, `None` if it was not there.
-    pub belief: Option<(String, Option<Revision>)>,
+    /// What the store must hold for it.
+    pub belief: Option<Box<Belief>>,
+}
+
+/// A key of the store and the revision at which it was seen, `None` if it was not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Belief {
+    /// The key.
+    pub path: String,
+    /// The revision of its value.
+    pub seen: Option<Revision>,
 }
 
 impl From<PortError> for Refusal {
@@ -86,12 +95,12 @@ impl From<PortError> for Refusal {
 impl Refusal {
     /// Rests on the absence of a record.
     fn missing(error: PortError, key: &RecordKey) -> Self {
-        Refusal { error, belief: Some((key.path(), None)) }
+        Refusal::seen(error, key, None)
     }
 
     /// Rests on a record as it is.
     fn seen(error: PortError, key: &RecordKey, revision: Option<Revision>) -> Self {
-        Refusal { error, belief: Some((key.path(), revision)) }
+        Refusal { error, belief: Some(Box::new(Belief { path: key.path(), seen: revision })) }
     }
 }
 

@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::overlay::{Flight, Overlay, View};
-use super::plan::{self, Context, Plan, Refusal};
+use super::plan::{self, Belief, Context, Plan, Refusal};
 use super::{Answer, Job, PortError, Request};
 use crate::alloc;
+use crate::keys::RecordKey;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::store::{Store, StoreError, TxnOutcome};
@@ -87,7 +88,9 @@ impl Task {
                 },
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.finish(done),
             }
-            while self.backlog.len() < QUEUE && let Ok(job) = self.queue.try_recv() {
+            while self.backlog.len() < QUEUE
+                && let Ok(job) = self.queue.try_recv()
+            {
                 self.backlog.push_back(job);
             }
             self.dispatch();
@@ -159,8 +162,8 @@ impl Task {
     /// under way may fail.
     fn refuse(&mut self, job: Job, refusal: Refusal, snapshot: &Arc<Snapshot>) {
         if let PortError::Taken { .. } = refusal.error
-            && let Some((path, None)) = &refusal.belief
-            && let Some(crate::keys::RecordKey::Port(owner)) = crate::keys::RecordKey::parse(path)
+            && let Some(belief) = &refusal.belief
+            && let Some(RecordKey::Port(owner)) = RecordKey::parse(&belief.path)
             && self.overlay.in_flight(&owner)
         {
             self.parked.entry(owner).or_default().push(job);
@@ -178,11 +181,11 @@ impl Task {
                     Done::Again(vec![job.again()])
                 });
             }
-            (Some((path, seen)), _) if job.tries < TRIES => {
+            (Some(belief), _) if job.tries < TRIES => {
                 let (store, state) = (self.store.clone(), self.state.clone());
                 let planned_at = snapshot.revision;
                 self.work.spawn(async move {
-                    match confirm(store.as_ref(), &state, &path, seen, planned_at).await {
+                    match confirm(store.as_ref(), &state, &belief, planned_at).await {
                         Ok(true) => Done::Refused(Box::new(job), refusal.error),
                         Ok(false) => Done::Again(vec![job.again()]),
                         Err(error) => Done::Refused(Box::new(job), error.into()),
@@ -288,7 +291,10 @@ impl Job {
 
     /// Releasing what is not there is done already.
     fn refuse(self, error: PortError, at: Revision) {
-        let done = matches!((&self.request, &error), (Request::Release { .. } | Request::Expire { .. }, PortError::NoPort(_)));
+        let done = matches!(
+            (&self.request, &error),
+            (Request::Release { .. } | Request::Expire { .. }, PortError::NoPort(_))
+        );
         self.reply(if done { Ok((None, at)) } else { Err(error) });
     }
 }
@@ -297,12 +303,12 @@ impl Job {
 async fn confirm(
     store: &dyn Store,
     state: &State,
-    path: &str,
-    seen: Option<Revision>,
+    belief: &Belief,
     planned_at: Revision,
 ) -> Result<bool, StoreError> {
+    let path = &belief.path;
     let now = store.get(path).await?.map(|entry| entry.revision);
-    if now == seen {
+    if now == belief.seen {
         return Ok(true);
     }
     let shown = match now {

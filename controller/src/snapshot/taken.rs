@@ -15,7 +15,7 @@ pub struct Runs {
 impl Runs {
     /// The run that contains `n`.
     fn around(&self, n: u128) -> Option<(u128, u128)> {
-        let (&first, &last) = self.runs.get_prev(&n).map(|(k, v)| (k, v))?;
+        let (&first, &last) = self.runs.get_prev(&n)?;
         (n <= last).then_some((first, last))
     }
 

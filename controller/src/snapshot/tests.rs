@@ -48,9 +48,13 @@ fn allowed(content: &BTreeMap<String, (RecordKey, String)>, key: &RecordKey, jso
     let others = content.values().filter(|(other, _)| other != key);
     match key {
         RecordKey::Port(port) => {
-            let address = json.split("addresses").nth(1).and_then(|rest| rest.split('"').nth(2)).map(str::to_owned);
+            let address =
+                json.split("addresses").nth(1).and_then(|rest| rest.split('"').nth(2)).map(str::to_owned);
             !others.into_iter().any(|(other, text)| match other {
-                RecordKey::Port(o) => o.network.vrf == port.network.vrf && text.contains(&format!("\"{}\"", address.as_deref().unwrap_or("-"))),
+                RecordKey::Port(o) => {
+                    o.network.vrf == port.network.vrf
+                        && text.contains(&format!("\"{}\"", address.as_deref().unwrap_or("-")))
+                }
                 _ => false,
             })
         }
@@ -130,7 +134,13 @@ fn the_default_vrf_outlives_its_record() {
 #[test]
 fn ranges_of_the_maps_end_where_they_should() {
     let mut content = BTreeMap::new();
-    for (vrf, net, p) in [("default", "web", "a"), ("default", "web2", "a"), ("default", "we", "Z/x"), ("red", "web", "a"), ("default", "web", "0")] {
+    for (vrf, net, p) in [
+        ("default", "web", "a"),
+        ("default", "web2", "a"),
+        ("default", "we", "Z/x"),
+        ("red", "web", "a"),
+        ("default", "web", "0"),
+    ] {
         let key: PortKey = format!("{vrf}/{net}/{p}").parse().unwrap();
         let json = format!(r#"{{"key":"{key}","addresses":[],"mac":"02:00:00:00:00:01","created_ms":1}}"#);
         content.insert(RecordKey::Port(key.clone()).path(), (RecordKey::Port(key), json));

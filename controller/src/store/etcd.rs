@@ -80,7 +80,10 @@ pub struct EtcdStore {
 
 impl std::fmt::Debug for EtcdStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EtcdStore").field("name", &self.connection.name).field("prefix", &self.prefix).finish()
+        f.debug_struct("EtcdStore")
+            .field("name", &self.connection.name)
+            .field("prefix", &self.prefix)
+            .finish()
     }
 }
 

@@ -125,7 +125,8 @@ impl Store for FileStore {
                 let _ = reader.pages(&prefix, PAGE, |page| send.blocking_send(page).is_ok());
             }
         });
-        let stopped = || StoreError::Internal { store: self.name.clone(), reason: "reading stopped".to_owned() };
+        let stopped =
+            || StoreError::Internal { store: self.name.clone(), reason: "reading stopped".to_owned() };
         Ok(Pages { revision: revision.await.map_err(|_| stopped())??, pages })
     }
 

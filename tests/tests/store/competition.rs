@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
+use causeway_controller::gc;
 use causeway_controller::intent::Intent;
 use causeway_controller::ports::{CreatePort, Place, PortError, Ports, Stored};
 use causeway_controller::state::State;
@@ -21,6 +22,7 @@ on_every_store!(
     counters_lose_no_increment,
     three_controllers_never_give_anything_twice,
     the_last_addresses_are_given_to_different_ports,
+    released_ports_go_when_their_time_is_over,
 );
 
 async fn a_claim_has_one_winner(rig: Rig) -> Result<()> {
@@ -113,7 +115,12 @@ async fn declare(store: &Arc<dyn Store>, controller: &Controller, prefixes: &[&s
     }
     for n in 1..=4 {
         let (name, vtep) = (format!("host{n}"), format!("192.0.2.{n}"));
-        specs.push(Spec::Node(v1::Node { name, vtep, mode: v1::NodeMode::HostVtep.into(), ..Default::default() }));
+        specs.push(Spec::Node(v1::Node {
+            name,
+            vtep,
+            mode: v1::NodeMode::HostVtep.into(),
+            ..Default::default()
+        }));
     }
     let resources: Vec<_> = specs.into_iter().map(|spec| v1::Resource { spec: Some(spec) }).collect();
     Intent::new(store.clone(), controller.state.clone(), 65_000).apply(&resources, false).await?;
@@ -172,7 +179,8 @@ async fn client(controllers: &[(State, Ports)], n: u32, seed: u64) -> Result<Vec
 }
 
 async fn three_controllers_never_give_anything_twice(rig: Rig) -> Result<()> {
-    let seed: u64 = std::env::var("CAUSEWAY_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+    let seed: u64 =
+        std::env::var("CAUSEWAY_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("seed: CAUSEWAY_SEED={seed}");
     let stores = rig.open_many(3).await?;
     let all = controllers(&stores).await?;
@@ -216,7 +224,9 @@ async fn verify(store: &dyn Store, told: &BTreeMap<PortKey, Stored>) -> Result<(
             }
             ensure!(macs.insert(port.mac, port.key.clone()).is_none(), "{} twice", port.mac);
             ports.insert(port.key.clone(), port);
-        } else if let Some(text) = entry.key.strip_prefix("index/address/").or_else(|| entry.key.strip_prefix("index/mac/")) {
+        } else if let Some(text) =
+            entry.key.strip_prefix("index/address/").or_else(|| entry.key.strip_prefix("index/mac/"))
+        {
             claimed.insert((text.rsplit('/').next().context("odd key")?.to_owned(), value));
         }
     }
@@ -243,7 +253,8 @@ async fn the_last_addresses_are_given_to_different_ports(rig: Rig) -> Result<()>
         let ports = all[n as usize % 3].ports.clone();
         tasks.push(tokio::spawn(async move {
             let key: PortKey = format!("web/p{n}").parse()?;
-            let create = CreatePort { key, addresses: vec![], mac: None, labels: BTreeMap::new(), bind: None };
+            let create =
+                CreatePort { key, addresses: vec![], mac: None, labels: BTreeMap::new(), bind: None };
             loop {
                 match ports.create(vec![create.clone()]).await.pop().context("no answer")? {
                     Ok(_) => return Ok(true),
@@ -263,4 +274,41 @@ async fn the_last_addresses_are_given_to_different_ports(rig: Rig) -> Result<()>
     }
     ensure!(given == 14, "{given} addresses were given");
     verify(stores[0].as_ref(), &BTreeMap::new()).await
+}
+
+/// The leader gives back what was released long enough ago, and nothing else.
+async fn released_ports_go_when_their_time_is_over(rig: Rig) -> Result<()> {
+    let stores = rig.open_many(2).await?;
+    let all = controllers(&stores).await?;
+    declare(&stores[0], &all[0], &["10.9.0.0/28"]).await?;
+    let network = v1::Network { name: "web".into(), vni: 100, sticky_seconds: 60, ..Default::default() };
+    let spec = v1::Resource { spec: Some(v1::resource::Spec::Network(network)) };
+    Intent::new(stores[0].clone(), all[0].state.clone(), 65_000).apply(&[spec], false).await?;
+    let create = |name: &str| -> Result<CreatePort> {
+        let key = format!("web/{name}").parse()?;
+        Ok(CreatePort { key, addresses: vec![], mac: None, labels: BTreeMap::new(), bind: None })
+    };
+    let mut last = None;
+    for name in ["over", "back", "used"] {
+        last = all[0].ports.create(vec![create(name)?]).await.pop().context("no answer")?.ok();
+    }
+    let mut at = last.context("refused")?.revision;
+    for name in ["over", "back"] {
+        at = all[0].ports.release(format!("web/{name}").parse()?, false).await?;
+    }
+    for controller in &all {
+        tokio::time::timeout(SOON, controller.state.wait_for(at)).await??;
+    }
+    let released = all[0].state.snapshot().ports.values().filter_map(|port| port.value.released_ms).max();
+    let over = released.context("nothing is released")? + 60_000;
+    // Too early: nothing goes.
+    gc::sweep(&all[0].state, &all[0].ports, over - 60_001).await;
+    ensure!(stores[0].list("intent/port/").await?.entries.len() == 3);
+    // One is taken back by way of the other controller, which the sweeper has not seen when it begins.
+    let back = all[1].ports.create(vec![create("back")?]).await.pop().context("no answer")??;
+    gc::sweep(&all[0].state, &all[0].ports, over).await;
+    let left: Vec<String> =
+        stores[0].list("intent/port/").await?.entries.into_iter().map(|e| e.key).collect();
+    ensure!(left == ["intent/port/default/web/back", "intent/port/default/web/used"], "{left:?}");
+    verify(stores[0].as_ref(), &BTreeMap::from([(back.port.key.clone(), back)])).await
 }

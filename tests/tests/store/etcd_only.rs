@@ -115,9 +115,8 @@ async fn a_snapshot_is_whole_after_an_outage_with_compaction() -> Result<()> {
         let mut etcd = Etcd::start(version).await?;
         let store = std::sync::Arc::new(open(&etcd).await?);
         let node = |n: u8| {
-            let json = format!(
-                r#"{{"name":"n{n}","mode":"host-vtep","vtep":"10.0.0.{n}","underlay_mtu":1500}}"#
-            );
+            let json =
+                format!(r#"{{"name":"n{n}","mode":"host-vtep","vtep":"10.0.0.{n}","underlay_mtu":1500}}"#);
             put(&format!("intent/node/n{n}"), json)
         };
         write(store.as_ref(), vec![node(1), node(2)]).await?;
@@ -209,13 +208,30 @@ async fn certificates(directory: &Path, address: &str) -> Result<()> {
     command.extend(subject);
     run(&command).await?;
     let (pem, key, request, extensions) = (file("own.pem"), file("own.key"), file("own.csr"), file("ext"));
-    std::fs::write(&extensions, format!("subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n"))?;
+    std::fs::write(
+        &extensions,
+        format!("subjectAltName=IP:{address}\nextendedKeyUsage=serverAuth,clientAuth\n"),
+    )?;
     let mut command = vec!["openssl", "req", "-subj", "/CN=own", "-keyout", &key, "-out", &request];
     command.extend(&subject[2..]);
     run(&command).await?;
     run(&[
-        "openssl", "x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-days", "2",
-        "-extfile", &extensions, "-out", &pem,
+        "openssl",
+        "x509",
+        "-req",
+        "-in",
+        &request,
+        "-CA",
+        &ca,
+        "-CAkey",
+        &ca_key,
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        &extensions,
+        "-out",
+        &pem,
     ])
     .await?;
     Ok(())

@@ -13,7 +13,8 @@ use crate::rig::{Rig, SOON, delete, put, write};
 on_every_store!(subscribers_learn_what_changed, values_that_cannot_be_read_are_left_out,);
 
 fn node(name: &str, last: u8) -> causeway_controller::store::Write {
-    let json = format!(r#"{{"name":"{name}","mode":"host-vtep","vtep":"10.0.0.{last}","underlay_mtu":1500}}"#);
+    let json =
+        format!(r#"{{"name":"{name}","mode":"host-vtep","vtep":"10.0.0.{last}","underlay_mtu":1500}}"#);
     put(&format!("intent/node/{name}"), json)
 }
 
@@ -64,7 +65,11 @@ async fn values_that_cannot_be_read_are_left_out(rig: Rig) -> Result<()> {
     ensure!(state.undecodable() == count, "{}", state.undecodable());
     ensure!(state.snapshot().nodes.len() == 1);
     // One is mended, one is removed, one becomes bad.
-    let at = write(store.as_ref(), vec![node("json", 2), delete("intent/node/empty"), put("intent/node/good", "1")]).await?;
+    let at = write(
+        store.as_ref(),
+        vec![node("json", 2), delete("intent/node/empty"), put("intent/node/good", "1")],
+    )
+    .await?;
     let snapshot = tokio::time::timeout(SOON, state.wait_for(at)).await??;
     ensure!(state.undecodable() == count - 1, "{}", state.undecodable());
     // The record that became bad stays as it was.

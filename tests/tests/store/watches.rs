@@ -36,8 +36,8 @@ async fn a_watch_begins_after_the_given_revision(rig: Rig) -> Result<()> {
         revisions.push(write(store.as_ref(), vec![put("k", format!("{i}"))]).await?);
     }
     let mut events = store.watch("", revisions[1]).await?;
-    for i in 2..5 {
-        ensure!(changes(&mut events).await? == (revisions[i], vec![format!("k={i}")]));
+    for (i, at) in revisions.iter().enumerate().skip(2) {
+        ensure!(changes(&mut events).await? == (*at, vec![format!("k={i}")]));
     }
     let at = write(store.as_ref(), vec![put("k", "5")]).await?;
     ensure!(changes(&mut events).await? == (at, vec!["k=5".to_owned()]));
@@ -53,7 +53,11 @@ async fn many_transactions_come_in_order_without_a_gap(rig: Rig) -> Result<()> {
         let store = store.clone();
         tokio::spawn(async move {
             for i in 0..COUNT / 4 {
-                write(store.as_ref(), vec![put(&format!("k/{n}"), format!("{i}")), put(&format!("k/{n}x"), format!("{i}"))]).await?;
+                write(
+                    store.as_ref(),
+                    vec![put(&format!("k/{n}"), format!("{i}")), put(&format!("k/{n}x"), format!("{i}"))],
+                )
+                .await?;
             }
             anyhow::Ok(())
         })

@@ -93,7 +93,11 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
                 Some(((_, address), port)) => {
                     let key = &port.value.key;
                     let hint = format!("release the port first: causeway port release --forget {key}");
-                    ("cannot be deleted while addresses of it are in use", format!("port {key} ({address})"), hint)
+                    (
+                        "cannot be deleted while addresses of it are in use",
+                        format!("port {key} ({address})"),
+                        hint,
+                    )
                 }
             }
         }

@@ -94,7 +94,11 @@ fn find(view: &View<'_>, create: &CreatePort, old: (&Port, Revision)) -> Result<
 }
 
 pub(super) fn done_or_write(planned: Planned) -> Plan {
-    if planned.writes.is_empty() { Plan::Done(Box::new(planned.effect)) } else { Plan::Write(Box::new(planned)) }
+    if planned.writes.is_empty() {
+        Plan::Done(Box::new(planned.effect))
+    } else {
+        Plan::Write(Box::new(planned))
+    }
 }
 
 fn differs(create: &CreatePort, port: &Port) -> Result<(), PortError> {
@@ -104,13 +108,19 @@ fn differs(create: &CreatePort, port: &Port) -> Result<(), PortError> {
             owner: format!("port {}", port.key),
             hint: format!(
                 "it exists with {} and MAC {}; ask for these or for none, or give it up: causeway port release --forget {}",
-                list(&port.addresses), port.mac, port.key
+                list(&port.addresses),
+                port.mac,
+                port.key
             ),
         })
     };
     let wanted: BTreeSet<_> = create.addresses.iter().collect();
     if !wanted.is_empty() && wanted != port.addresses.iter().collect() {
-        return taken(format!("name {} with other addresses than {}", port.key.name, list(&create.addresses)));
+        return taken(format!(
+            "name {} with other addresses than {}",
+            port.key.name,
+            list(&create.addresses)
+        ));
     }
     if let Some(mac) = create.mac.filter(|mac| *mac != port.mac) {
         return taken(format!("name {} with another MAC than {mac}", port.key.name));
@@ -227,7 +237,9 @@ fn any(view: &View<'_>, create: &CreatePort, seed: Option<u64>) -> Result<Vec<(I
         let usable = |address: IpAddr| {
             !first || !address.is_ipv4() || view.mac_owner(network, Mac::from_ip(address, 0)).is_none()
         };
-        let found = subnets.iter().find_map(|&prefix| search(view, &network.vrf, prefix, seed, usable).map(|a| (a, prefix)));
+        let found = subnets
+            .iter()
+            .find_map(|&prefix| search(view, &network.vrf, prefix, seed, usable).map(|a| (a, prefix)));
         match found {
             Some(found) => chosen.push(found),
             None => return Err(exhausted(view, &create.key, subnets).into()),
@@ -245,7 +257,13 @@ fn any(view: &View<'_>, create: &CreatePort, seed: Option<u64>) -> Result<Vec<(I
     Ok(chosen)
 }
 
-fn search(view: &View<'_>, vrf: &Name, prefix: Prefix, seed: Option<u64>, usable: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+fn search(
+    view: &View<'_>,
+    vrf: &Name,
+    prefix: Prefix,
+    seed: Option<u64>,
+    usable: impl Fn(IpAddr) -> bool,
+) -> Option<IpAddr> {
     let taken = view.snapshot.taken.get(&(vrf.clone(), prefix))?;
     let reserved = view.reserved(vrf, prefix);
     let mut runs = vec![taken.runs()];

@@ -32,7 +32,10 @@ pub(super) fn check(place: &Place, at: &str) -> Result<(), PortError> {
     let wrong = |field: &str, reason: &str| {
         Err(PortError::Field { field: format!("{at}.{field}"), reason: reason.to_owned() })
     };
-    let pid = place.netns.strip_prefix("pid:").map(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok_and(|n| n > 0));
+    let pid = place
+        .netns
+        .strip_prefix("pid:")
+        .map(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok_and(|n| n > 0));
     if place.netns.len() > LONGEST_PATH || place.netns.contains('\0') {
         return wrong("netns", "is longer than a path can be, or has a zero byte");
     }
@@ -42,7 +45,8 @@ pub(super) fn check(place: &Place, at: &str) -> Result<(), PortError> {
     let name = place.interface.as_str();
     // The kernel's rule, dev_valid_name().
     let bad = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
-    if name.is_empty() || name.len() > LONGEST_INTERFACE || name == "." || name == ".." || name.contains(bad) {
+    if name.is_empty() || name.len() > LONGEST_INTERFACE || name == "." || name == ".." || name.contains(bad)
+    {
         return wrong("interface", "must be 1 to 15 bytes without '/', ':' and blanks");
     }
     Ok(())
@@ -147,7 +151,10 @@ fn put(
         };
         return Err(Refusal::seen(error, &node_key, Some(node.revision)));
     }
-    for same in [as_seen(&node_key, Some(node.revision)), as_seen(&network_record(&key.network), Some(network.revision))] {
+    for same in [
+        as_seen(&node_key, Some(node.revision)),
+        as_seen(&network_record(&key.network), Some(network.revision)),
+    ] {
         if !planned.shared.contains(&same) {
             planned.shared.push(same);
         }
@@ -192,7 +199,9 @@ pub(super) fn release(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Pla
     planned.put_port(Port { released_ms: Some(now_ms), ..port.clone() })?;
     if view.binding(key).is_none_or(|(binding, _)| !binding.active) {
         // Nobody may bind it meanwhile.
-        planned.compares.push(as_seen(&RecordKey::Binding(key.clone()), view.binding(key).map(|(_, seen)| seen)));
+        planned
+            .compares
+            .push(as_seen(&RecordKey::Binding(key.clone()), view.binding(key).map(|(_, seen)| seen)));
     }
     end_binding(view, &mut planned, key)?;
     Ok(Plan::Write(Box::new(planned)))

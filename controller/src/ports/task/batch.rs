@@ -75,9 +75,10 @@ impl Batch {
         let half = MOST_LOOKS / 2;
         let ends = failing.iter().take(half).chain(failing.iter().skip(half).rev().take(half));
         let path = |compare: &Compare| match compare {
-            Compare::Absent(key) | Compare::Present(key) | Compare::Unchanged(key, _) | Compare::NoneBelow(key) => {
-                key.clone()
-            }
+            Compare::Absent(key)
+            | Compare::Present(key)
+            | Compare::Unchanged(key, _)
+            | Compare::NoneBelow(key) => key.clone(),
         };
         ends.filter_map(|i| self.compares.get(*i)).map(path).collect()
     }

@@ -122,7 +122,9 @@ pub(super) fn classify(name: &str, error: &Error) -> StoreError {
         Error::GRpcStatus(status) => classify_status(name, status),
         Error::TransportError(_) | Error::IoError(_) | Error::EndpointError(_) => unavailable(chain(error)),
         // What the client makes of an answer with a time to live of 0.
-        Error::LeaseKeepAliveError(text) if text.contains("not found") => StoreError::LeaseExpired(LeaseId(0)),
+        Error::LeaseKeepAliveError(text) if text.contains("not found") => {
+            StoreError::LeaseExpired(LeaseId(0))
+        }
         other => internal(other.to_string()),
     }
 }

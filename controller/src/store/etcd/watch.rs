@@ -80,8 +80,7 @@ impl Watch {
     /// A stream that begins with the first revision not told yet, and its first answer. A single response holds whole
     /// transactions: fragments would tear them, so messages may be large instead.
     async fn open(&self) -> Option<(WatchStream, WatchResponse)> {
-        let options =
-            WatchOptions::new().with_prefix().with_start_revision(self.next).with_progress_notify();
+        let options = WatchOptions::new().with_prefix().with_start_revision(self.next).with_progress_notify();
         let mut client = self.client.watch_client().max_decoding_message_size(LARGEST_MESSAGE);
         let open = async {
             let mut stream = client.watch(self.path.clone(), Some(options)).await?;
@@ -118,7 +117,11 @@ impl Watch {
     async fn take(&mut self, response: &WatchResponse) -> Option<End> {
         if response.canceled() {
             if response.compact_revision() <= 0 {
-                tracing::debug!(store = self.connection.name, reason = response.cancel_reason(), "watch cancelled");
+                tracing::debug!(
+                    store = self.connection.name,
+                    reason = response.cancel_reason(),
+                    "watch cancelled"
+                );
                 self.renew_token().await;
                 return Some(End::Lost);
             }
@@ -138,11 +141,9 @@ impl Watch {
                 return Some(End::Closed);
             }
             let change = match event.event_type() {
-                EventType::Put => Ok(KeyValue {
-                    key: key.to_owned(),
-                    value: kv.value().to_vec(),
-                    revision: revision(at),
-                }),
+                EventType::Put => {
+                    Ok(KeyValue { key: key.to_owned(), value: kv.value().to_vec(), revision: revision(at) })
+                }
                 EventType::Delete => Err(key.to_owned()),
             };
             pending.get_or_insert_with(|| (at, Vec::new())).1.push(change);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use causeway_proto::Revision;
 use redb::{
-    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, TableError,
-    WriteTransaction,
+    Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition,
+    TableError, WriteTransaction,
 };
 
 use crate::store::{KeyValue, LeaseId, StoreError};
@@ -84,7 +84,11 @@ impl Disk {
         })?;
         // Tables must exist before they can be read.
         let write = database.begin_write().map_err(|e| fault(&self.name, e.into()))?;
-        for made in [write.open_table(DATA).map(drop), write.open_table(META).map(drop), write.open_table(LEASES).map(drop)] {
+        for made in [
+            write.open_table(DATA).map(drop),
+            write.open_table(META).map(drop),
+            write.open_table(LEASES).map(drop),
+        ] {
             made.map_err(|e| fault(&self.name, e.into()))?;
         }
         write.commit().map_err(|e| fault(&self.name, e.into()))?;

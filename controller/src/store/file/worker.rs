@@ -137,8 +137,7 @@ impl Worker {
     }
 
     fn commit(&mut self, commands: Vec<Command>, ended: &[LeaseId]) -> Result<(), ()> {
-        let mut round =
-            Round { revision: self.revision, last_lease: self.last_lease, ..Round::default() };
+        let mut round = Round { revision: self.revision, last_lease: self.last_lease, ..Round::default() };
         let mut commands = commands.into_iter();
         let written = self.disk.write(|writer| {
             for lease in ended {
@@ -207,7 +206,9 @@ fn refuse(answers: Vec<Answer>, commands: impl Iterator<Item = Command>, error: 
         match command {
             Command::Txn { reply, .. } => drop(reply.send(Err(again()))),
             Command::Grant { reply, .. } => drop(reply.send(Err(again()))),
-            Command::Watch { reply, .. } | Command::KeepAlive { reply, .. } | Command::Revoke { reply, .. } => {
+            Command::Watch { reply, .. }
+            | Command::KeepAlive { reply, .. }
+            | Command::Revoke { reply, .. } => {
                 drop(reply.send(Err(again())));
             }
         }
