@@ -34,6 +34,13 @@ flags=(
 CARGO_TARGET_DIR=$out RUSTFLAGS="${flags[*]}" \
   cargo build --locked --release --manifest-path fuzz/Cargo.toml --target "$host" --bins
 
+# Ten million messages, mutated from valid ones: a fixed number of inputs, each repeatable by its seed.
+if (($# == 0)); then
+  seed=${MUTATE_SEED:-$RANDOM}
+  printf '== 10 million mutated messages, MUTATE_SEED=%s\n' "$seed"
+  cargo run --locked --quiet -p causeway-bgp --example mutate -- 10 "$seed"
+fi
+
 failed=()
 for target in "${targets[@]}"; do
   program=$out/$host/release/$target

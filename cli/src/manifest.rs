@@ -30,7 +30,7 @@ struct Entry {
     resource: v1::Resource,
     source: usize,
     place: Place,
-    /// Place of each value by its path inside the record: "vni", "ranges[1]", "labels.rack".
+    /// Place of each value by its path inside the record: `vni`, `ranges[1]`, `labels.rack`.
     fields: BTreeMap<String, Place>,
 }
 
@@ -74,7 +74,7 @@ impl Manifest {
         self.entries.iter().map(|e| e.resource.clone()).collect()
     }
 
-    /// Renders field violations of the controller ("resources[2].network.vni", reason) as excerpts of the manifest, in the
+    /// Renders field violations of the controller (`resources[2].network.vni`, reason) as excerpts of the manifest, in the
     /// order of the text; those that name no record of it come last, as they are.
     pub(crate) fn excerpts<'a>(
         &self,

@@ -1,5 +1,5 @@
-//! A controller is restarted, killed and replaced while traffic flows: nobody may notice. Counted in the kernel of every
-//! leaf (netlink events of the FDB) and by pings every 20 ms.
+//! Controllers and agents are restarted, killed and replaced while traffic flows: nobody may notice. Counted in the kernel
+//! of every leaf (netlink events of the FDB) and by pings every 20 ms.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use causeway_tests::wait_for;
 
 const SOON: Duration = Duration::from_secs(30);
 const LEAVES: [&str; 2] = ["leaf1", "leaf2"];
-/// Name of the controller's process: the kernel keeps 15 bytes of it.
+/// Names of our processes, of which the kernel keeps 15 bytes.
 const CONTROLLER: &str = "causeway-contro";
+const AGENT: &str = "causeway-agent";
 /// Pings answered after a controller is back, 20 ms apart: what its return sets off late must show.
 const AFTER: usize = 250;
 /// The bare-metal server behind leaf2's own VTEP: traffic to it crosses the leaf's FDB.
@@ -101,10 +102,10 @@ fn gap_list(replies: &[u64]) -> Vec<(u64, u64)> {
     replies.windows(2).filter(|p| p[1] != p[0] + 1).map(|p| (p[0], p[1])).collect()
 }
 
-async fn stop(lab: &Lab, controller: &str, signal: &str) -> Result<()> {
-    lab.exec(controller, &["pkill", signal, "-x", CONTROLLER]).await?;
-    wait_for(&format!("the controller on {controller} is gone"), SOON, async || {
-        let left = lab.shell(controller, &format!("pgrep -x {CONTROLLER} || true")).await?;
+async fn stop(lab: &Lab, node: &str, process: &str, signal: &str) -> Result<()> {
+    lab.exec(node, &["pkill", signal, "-x", process]).await?;
+    wait_for(&format!("{process} on {node} is gone"), SOON, async || {
+        let left = lab.shell(node, &format!("pgrep -x {process} || true")).await?;
         ensure!(left.trim().is_empty(), "still there: {left}");
         Ok(())
     })
@@ -145,7 +146,7 @@ async fn a_lone_controller_restarts_without_a_trace_on_frr_10() -> Result<()> {
     {
         println!("== {what}");
         let watch = Watch::start(&lab).await?;
-        stop(&lab, "ctl", signal).await?;
+        stop(&lab, "ctl", CONTROLLER, signal).await?;
         start(&lab, "ctl", upgrade).await?;
         watch.nothing_happened().await?;
     }
@@ -159,7 +160,7 @@ async fn either_of_two_controllers_may_die(switches: Switches) -> Result<()> {
     for (killed, other) in [("ctl1", "ctl2"), ("ctl2", "ctl1")] {
         println!("== kill -9 of {killed}");
         let watch = Watch::start(&lab).await?;
-        stop(&lab, killed, "-KILL").await?;
+        stop(&lab, killed, CONTROLLER, "-KILL").await?;
         wait_for("the spine has noticed", SOON, async || {
             let summary = lab.json("spine1", &["vtysh", "-c", "show bgp l2vpn evpn summary json"]).await?;
             let peers = summary["peers"].as_object().context("no peers")?;
@@ -184,4 +185,35 @@ async fn either_of_two_controllers_may_die_on_frr_8() -> Result<()> {
 #[tokio::test]
 async fn either_of_two_controllers_may_die_on_frr_10() -> Result<()> {
     either_of_two_controllers_may_die(Switches::Frr10).await
+}
+
+/// Everything an agent has programmed outlives it, and nothing is made again when it is back.
+#[tokio::test]
+async fn an_agent_may_die_and_return() -> Result<()> {
+    let lab = bring_up("quickstart", Switches::Frr8, "ctl").await?;
+    let links = "ip -o link show group 77 | cut -d: -f1 | sort";
+    for signal in ["-TERM", "-KILL"] {
+        println!("== {signal}");
+        let before = lab.shell("host1", links).await?;
+        ensure!(before.lines().count() >= 3, "bridge, VXLAN and port are not there: {before}");
+        let watch = Watch::start(&lab).await?;
+        stop(&lab, "host1", AGENT, signal).await?;
+        wait_for("the controller misses the agent", SOON, async || connected(&lab, false).await).await?;
+        let start = "CAUSEWAY_NODE=host1 CAUSEWAY_CONTROLLERS=http://10.254.0.9:7480 \
+                     setsid -f causeway-agent >> /tmp/again.log 2>&1";
+        lab.shell("host1", start).await?;
+        wait_for("the agent is back", SOON, async || connected(&lab, true).await).await?;
+        watch.nothing_happened().await?;
+        let after = lab.shell("host1", links).await?;
+        ensure!(before == after, "links were made again: {before} {after}");
+    }
+    Ok(())
+}
+
+async fn connected(lab: &Lab, wanted: bool) -> Result<()> {
+    let nodes = lab.json("ctl", &["causeway", "node", "list", "-o", "json"]).await?;
+    let list = nodes["nodes"].as_array().or(nodes.as_array()).context("no nodes")?;
+    let host = list.iter().find(|n| n["node"]["name"] == "host1").context("no host1")?;
+    ensure!(host["connected"] == wanted, "{host}");
+    Ok(())
 }
