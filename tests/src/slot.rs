@@ -32,6 +32,7 @@ pub struct Slot {
     number: u32,
     record: PathBuf,
     next: AtomicU32,
+    next_address: AtomicU32,
     _lock: Flock<fs::File>,
 }
 
@@ -68,7 +69,13 @@ impl Slot {
             let Some(lock) = try_lock(&record)? else { continue };
             sweep(&record)?;
             if taken.is_none() {
-                taken = Some(Slot { number, record, next: AtomicU32::new(1), _lock: lock });
+                taken = Some(Slot {
+                    number,
+                    record,
+                    next: AtomicU32::new(1),
+                    next_address: AtomicU32::new(1),
+                    _lock: lock,
+                });
             }
         }
         taken.with_context(|| format!("all {SLOTS} slots in {ROOT} are taken"))
@@ -87,7 +94,7 @@ impl Slot {
     /// A loopback address that no other test uses: all its ports are free.
     pub fn loopback(&self) -> Result<Ipv4Addr> {
         // 127.64.0.0/10 split into 4096 slots of 1024 addresses.
-        let n = self.unique();
+        let n = self.next_address.fetch_add(1, Ordering::Relaxed);
         if n >= 1024 {
             bail!("this process has used all its loopback addresses");
         }

@@ -91,7 +91,12 @@ pub(crate) async fn speak() -> Result<()> {
     speaker.set_synced().await;
     println!("{READY}");
     go.recv().await;
-    let peer = PeerConfig { connect_retry: Duration::from_millis(100), ..PeerConfig::new(FRR.into(), 65000) };
+    // Without graceful restart: FRR is to forget the routes as soon as this process ends.
+    let peer = PeerConfig {
+        connect_retry: Duration::from_millis(100),
+        restart_time: None,
+        ..PeerConfig::new(FRR.into(), 65000)
+    };
     speaker.set_peers(vec![peer]).await;
     while events.recv().await.is_some() {}
     Ok(())
@@ -167,7 +172,13 @@ impl Bench {
         let program: PathBuf = std::env::current_exe()?;
         let mut command = self.sender.command(&program.to_string_lossy());
         command.args(args);
-        Daemon::spawn(&args[0], command, &self.directory.path().join(format!("{}.log", args[0])))
+        let log = self.directory.path().join(format!("{}.log", args[0]));
+        // What an earlier one of this name said is not said by this one.
+        match std::fs::remove_file(&log) {
+            Err(err) if err.kind() != std::io::ErrorKind::NotFound => return Err(err.into()),
+            _ => {}
+        }
+        Daemon::spawn(&args[0], command, &log)
     }
 
     async fn pump(&self) -> Result<Cost> {
