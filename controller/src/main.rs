@@ -13,6 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// A third of the controller's time with many ports was glibc's malloc and free.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Keeps every address and MAC, tells the fabric over BGP EVPN and the nodes over gRPC.
 #[derive(Debug, Parser)]
 #[command(name = "causeway-controller", version, about)]

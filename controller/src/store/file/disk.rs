@@ -23,7 +23,7 @@ const REVISION: &str = "revision";
 /// Name of the lease counter.
 const LAST_LEASE: &str = "last-lease";
 /// Memory for pages of the file.
-const CACHE: usize = 64 << 20;
+const CACHE: usize = 16 << 20;
 /// Bytes before the value: revision and lease, little-endian.
 const HEADER: usize = 16;
 
