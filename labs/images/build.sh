@@ -160,15 +160,22 @@ root_spec() {
 }
 
 to_docker() { # SPEC
-    local spec=$1 name tag base tar part binary pair changes=()
+    local spec=$1 name tag base tar part binary pair file changes=() own=()
     name=$(field "$spec" name) tag=$(field "$spec" tag)
     base=$(root_spec "$spec")
     command -v docker >/dev/null || die "docker is missing"
     tar=$(mktemp "$cache/.docker.XXXXXX")
-    trap 'rm -f "$tar"' EXIT
-    tar -C "$cache/$(field "$base" name)/$(field "$base" tag)/root" --numeric-owner --one-file-system -cf "$tar" .
+    # Expanded now: the trap may run when this function is gone.
+    trap "rm -f '$tar'" EXIT
+    # Docker refuses an archive that names a path twice: files of ours take the place of the root's, directories are its.
     for part in $(items "$spec" files); do
-        tar -C "$here/files/$part" --owner=0 --group=0 --mode='go-w' -rf "$tar" .
+        while IFS= read -r file; do own+=("--exclude=$file"); done < <(cd "$here/files/$part" && find . ! -type d)
+    done
+    tar -C "$cache/$(field "$base" name)/$(field "$base" tag)/root" --numeric-owner --one-file-system \
+        --anchored --no-wildcards "${own[@]}" -cf "$tar" .
+    for part in $(items "$spec" files); do
+        (cd "$here/files/$part" && find . ! -type d -print0) \
+            | tar -C "$here/files/$part" --owner=0 --group=0 --mode='go-w' --null -T - -rf "$tar"
     done
     for binary in $(items "$spec" binaries); do
         [ -x "$bin_dir/$binary" ] || die "image $name:$tag: $bin_dir/$binary is missing: cargo build, or set CAUSEWAY_BIN_DIR"

@@ -199,6 +199,12 @@ fn a_container_image_has_root_files_binaries_and_entry_point() -> Result<()> {
             archive.lines().find(|l| l.ends_with(&format!(" {file}"))).with_context(|| archive.clone())?;
         assert!(line.contains(" 0/0 ") || line.contains(" root/root "), "{line}");
     }
+    // Docker refuses an archive with a path in it twice.
+    let mut paths: Vec<_> = archive.lines().filter_map(|l| l.split_whitespace().nth(5)).collect();
+    let all = paths.len();
+    paths.sort_unstable();
+    paths.dedup();
+    assert_eq!(paths.len(), all, "{archive}");
     fs::remove_file(bench.path("bin/ours"))?;
     let output = bench.build(&["--docker", "t/y:latest"])?;
     assert!(
