@@ -8,7 +8,7 @@ use clap::Args;
 use tonic::Status;
 
 use crate::client::{CallError, Client, config};
-use crate::failure::{Exit, Failure, Outcome, detail, printable};
+use crate::failure::{Exit, Failure, Outcome, printable};
 use crate::manifest::source::Source;
 use crate::manifest::{Manifest, Rejected};
 use crate::output::{Format, Output, Tone, paint};
@@ -106,7 +106,7 @@ async fn send(
 /// A refusal with excerpts of the manifest for the fields it names.
 fn refused(manifest: &Manifest, act: &str, status: &Status) -> Failure {
     let mut failure = Failure::refused(act, status);
-    match detail(status).and_then(|d| d.kind) {
+    match v1::ErrorDetail::of(status).and_then(|d| d.kind) {
         Some(v1::error_detail::Kind::Fields(fields)) if !fields.violations.is_empty() => {
             let texts: Vec<_> =
                 fields.violations.iter().map(|v| (printable(&v.field), printable(&v.reason))).collect();

@@ -3,11 +3,7 @@
 use std::fmt;
 
 use causeway_proto::v1;
-use prost::Message;
 use tonic::{Code, Status};
-
-/// Type URL of the detail in a gRPC status.
-const DETAIL_TYPE: &str = "type.googleapis.com/causeway.v1.ErrorDetail";
 
 /// Exit codes. They are part of the interface: scripts branch on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +61,7 @@ impl Failure {
 
     /// A request that the controller refused. `act` says what was tried, for example "create port default/web/db-1".
     pub(crate) fn refused(act: &str, status: &Status) -> Self {
-        Failure::from_parts(act, status.code(), status.message(), detail(status).as_ref())
+        Failure::from_parts(act, status.code(), status.message(), v1::ErrorDetail::of(status).as_ref())
     }
 
     /// One refused item of a bulk request.
@@ -132,24 +128,6 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
 }
 
-/// The typed detail of a gRPC status, if it carries one.
-pub(crate) fn detail(status: &Status) -> Option<v1::ErrorDetail> {
-    let rpc = RpcStatus::decode(status.details()).ok()?;
-    let any = rpc.details.iter().find(|any| any.type_url == DETAIL_TYPE)?;
-    v1::ErrorDetail::decode(any.value.as_slice()).ok()
-}
-
-/// google.rpc.Status, the content of a gRPC status' binary details.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    pub(crate) code: i32,
-    #[prost(string, tag = "2")]
-    pub(crate) message: String,
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) details: Vec<prost_types::Any>,
-}
-
 /// The exit code of a gRPC code without a more telling detail.
 fn exit_of(code: Code) -> Exit {
     match code {
@@ -188,9 +166,7 @@ mod tests {
 
     fn status(code: Code, message: &str, kind: Kind, hint: &str) -> Status {
         let detail = v1::ErrorDetail { retryable: false, kind: Some(kind), hint: hint.into() };
-        let any = prost_types::Any { type_url: DETAIL_TYPE.into(), value: detail.encode_to_vec() };
-        let rpc = RpcStatus { code: code.into(), message: message.into(), details: vec![any] };
-        Status::with_details(code, message, rpc.encode_to_vec().into())
+        detail.into_status(code, message)
     }
 
     #[test]

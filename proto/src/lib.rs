@@ -2,6 +2,7 @@
 //! both sides of it share. Text from the wire or a user becomes a newtype once, at the edge; behind it a bad value
 //! cannot be spelled.
 
+mod detail;
 mod mac;
 mod names;
 mod numbers;

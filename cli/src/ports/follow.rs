@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tonic::{Code, Status, Streaming};
 
 use crate::client::{CallError, Client, ports};
-use crate::failure::{Exit, Failure, detail};
+use crate::failure::{Exit, Failure};
 
 /// First and longest pause between attempts to connect again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -112,13 +112,15 @@ async fn drain<T>(
 }
 
 fn is_stale(status: &Status) -> bool {
-    matches!(detail(status).and_then(|d| d.kind), Some(v1::error_detail::Kind::Stale(_)))
+    matches!(v1::ErrorDetail::of(status).and_then(|d| d.kind), Some(v1::error_detail::Kind::Stale(_)))
 }
 
 /// True for ends that a new connection may cure. A broken connection has no code of its own: it shows as one of these.
 fn is_lost(status: &Status) -> bool {
     matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Aborted)
-        || (status.code() == Code::Internal && detail(status).is_none() && status.message().contains("h2"))
+        || (status.code() == Code::Internal
+            && v1::ErrorDetail::of(status).is_none()
+            && status.message().contains("h2"))
 }
 
 /// A late watch as a failure.

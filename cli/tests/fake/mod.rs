@@ -7,7 +7,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use causeway_proto::v1;
-use prost::Message;
 use tokio::sync::{broadcast, oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
@@ -191,22 +190,8 @@ fn id(key: Option<&v1::PortKey>) -> String {
 }
 
 fn status(code: Code, message: &str, kind: Detail, hint: &str) -> Status {
-    #[derive(Clone, PartialEq, Message)]
-    struct RpcStatus {
-        #[prost(int32, tag = "1")]
-        code: i32,
-        #[prost(string, tag = "2")]
-        message: String,
-        #[prost(message, repeated, tag = "3")]
-        details: Vec<prost_types::Any>,
-    }
     let detail = v1::ErrorDetail { retryable: false, kind: Some(kind), hint: hint.into() };
-    let any = prost_types::Any {
-        type_url: "type.googleapis.com/causeway.v1.ErrorDetail".into(),
-        value: detail.encode_to_vec(),
-    };
-    let rpc = RpcStatus { code: code.into(), message: message.into(), details: vec![any] };
-    Status::with_details(code, message, rpc.encode_to_vec().into())
+    detail.into_status(code, message)
 }
 
 fn name_of(resource: &v1::Resource) -> (i32, String) {

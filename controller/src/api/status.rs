@@ -1,29 +1,11 @@
 //! The one place that decides how an internal error is told over gRPC: code, message and typed detail.
 
 use causeway_proto::v1;
-use prost::Message;
 use tonic::{Code, Status};
 
 use crate::intent::{IntentError, Violation};
 use crate::ports::PortError;
 use crate::store::StoreError;
-
-/// Type URL of the detail.
-pub(crate) const DETAIL_TYPE: &str = "type.googleapis.com/causeway.v1.ErrorDetail";
-
-/// `google.rpc.Status`: what the binary details of a gRPC status hold.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct RpcStatus {
-    /// gRPC code number.
-    #[prost(int32, tag = "1")]
-    pub(crate) code: i32,
-    /// The status' message.
-    #[prost(string, tag = "2")]
-    pub(crate) message: String,
-    /// Typed details.
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) details: Vec<prost_types::Any>,
-}
 
 /// A refusal on its way to the client.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,11 +97,7 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Status {
-        let any =
-            prost_types::Any { type_url: DETAIL_TYPE.to_owned(), value: refusal.detail.encode_to_vec() };
-        let rpc =
-            RpcStatus { code: refusal.code as i32, message: refusal.message.clone(), details: vec![any] };
-        Status::with_details(refusal.code, refusal.message, rpc.encode_to_vec().into())
+        refusal.detail.into_status(refusal.code, refusal.message)
     }
 }
 
@@ -190,10 +168,7 @@ mod tests {
     use causeway_proto::Revision;
 
     fn detail(status: &Status) -> v1::ErrorDetail {
-        let rpc = RpcStatus::decode(status.details()).unwrap();
-        assert_eq!((rpc.code, rpc.message.as_str()), (status.code() as i32, status.message()));
-        assert_eq!(rpc.details[0].type_url, DETAIL_TYPE);
-        v1::ErrorDetail::decode(rpc.details[0].value.as_slice()).unwrap()
+        v1::ErrorDetail::of(status).unwrap()
     }
 
     #[test]

@@ -383,6 +383,7 @@ impl Switch {
     }
 }
 
+/// Written again here, so that what clients see is checked apart from the code that makes it.
 #[derive(Clone, PartialEq, Message)]
 struct RpcStatus {
     #[prost(int32, tag = "1")]
