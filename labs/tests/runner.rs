@@ -156,8 +156,11 @@ fn a_terminal_is_passed_through_and_ctrl_c_reaches_the_program_only() -> Result<
     let case = Case::new("  nodes: {a: {kind: linux}}\n")?;
     let lab = case.up()?;
     // A terminal of its own, in which "script" types what we write.
+    // One process: a shell whose child dies of the same signal may end by it. Its words are not those of the command
+    // line, which the screen shows too.
+    let program = r#"$| = 1; $SIG{INT} = sub { print qq(cau), qq(ght\n); exit 9 }; print qq(rea), qq(dy\n); sleep 60 while 1"#;
     let line = format!(
-        "{PROGRAM} exec --name {} --node a -- sh -c 'trap \"echo caught; exit 9\" INT; tty; echo ready; while :; do sleep 0.05; done'",
+        "{PROGRAM} exec --name {} --node a -- sh -c 'tty; exec perl -e \"$0\"' '{program}'",
         case.name
     );
     let log = case.dir.path().join("screen");
