@@ -160,7 +160,7 @@ async fn routes(args: RoutesArgs, client: &Client, out: Output) -> Outcome {
 }
 
 async fn explain(args: ExplainArgs, client: &Client, out: Output) -> Outcome {
-    let request = v1::ExplainRequest { subject: args.subject };
+    let request = v1::ExplainRequest { subject: args.subject, ..Default::default() };
     let act = format!("explain {}", request.subject);
     let answer = client.call(&act, async |channel| fabric(channel).explain(request.clone()).await).await?;
     if out.format != Format::Table {

@@ -209,6 +209,7 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             l3_vni: f.uint32("l3_vni"),
             export_targets: f.list("export_targets"),
             import_targets: f.list("import_targets"),
+            ..v1::Vrf::default()
         }),
         "Network" => Spec::Network(v1::Network {
             vrf: f.text("vrf"),
@@ -220,6 +221,7 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             import_targets: f.list("import_targets"),
             sticky_seconds: f.int64("sticky_seconds"),
             labels: f.map("labels"),
+            ..v1::Network::default()
         }),
         "Subnet" => Spec::Subnet(v1::Subnet {
             vrf: f.text("vrf"),
@@ -237,6 +239,7 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             underlay_mtu: f.uint32("underlay_mtu"),
             site: f.text("site"),
             labels: f.map("labels"),
+            ..v1::Node::default()
         }),
         _ => Spec::Peer(v1::Peer {
             address: f.text("address"),

@@ -105,6 +105,7 @@ fn requests(args: &CreateArgs) -> Result<Vec<v1::CreatePortRequest>, Failure> {
             interface: args.interface.clone().unwrap_or_default(),
             ..Default::default()
         }),
+        ..Default::default()
     };
     let Some(count) = args.count else {
         return Ok(vec![request(names::key(&args.key)?, args.netns.clone())]);

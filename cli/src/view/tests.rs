@@ -26,7 +26,7 @@ fn word() -> impl Strategy<Value = String> {
 fn record() -> impl Strategy<Value = v1::Resource> {
     let vrf = (word(), any::<u32>(), vec(word(), 0..3), vec(word(), 0..3)).prop_map(
         |(name, l3_vni, export_targets, import_targets)| {
-            Spec::Vrf(v1::Vrf { name, l3_vni, export_targets, import_targets })
+            Spec::Vrf(v1::Vrf { name, l3_vni, export_targets, import_targets, ..v1::Vrf::default() })
         },
     );
     let labels = || btree_map(word(), prop_oneof![word(), Just(String::new())], 0..3);
@@ -42,6 +42,7 @@ fn record() -> impl Strategy<Value = v1::Resource> {
                 import_targets: vec![],
                 sticky_seconds,
                 labels,
+                ..v1::Network::default()
             })
         },
     );
@@ -58,7 +59,15 @@ fn record() -> impl Strategy<Value = v1::Resource> {
     });
     let node = (word(), 0..=1, word(), any::<u32>(), labels()).prop_map(
         |(name, mode, vtep, underlay_mtu, labels)| {
-            Spec::Node(v1::Node { name, mode, vtep, underlay_mtu, site: String::new(), labels })
+            Spec::Node(v1::Node {
+                name,
+                mode,
+                vtep,
+                underlay_mtu,
+                site: String::new(),
+                labels,
+                ..v1::Node::default()
+            })
         },
     );
     let peer = (word(), any::<[u32; 5]>(), any::<[bool; 2]>(), word()).prop_map(

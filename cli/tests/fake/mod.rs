@@ -325,6 +325,13 @@ impl v1::port_service_server::PortService for Fake {
         self.create(request.into_inner()).map(Response::new)
     }
 
+    async fn update_port(
+        &self,
+        _: Request<v1::UpdatePortRequest>,
+    ) -> Result<Response<v1::UpdatePortResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn create_ports(
         &self,
         request: Request<v1::CreatePortsRequest>,
@@ -462,6 +469,29 @@ fn matches(filter: &v1::PortFilter, port: &v1::Port) -> bool {
 
 #[tonic::async_trait]
 impl v1::fabric_service_server::FabricService for Fake {
+    type WatchAlarmsStream = tokio_stream::Empty<Result<v1::Alarm, Status>>;
+
+    async fn diff_fabric(
+        &self,
+        _: Request<v1::DiffFabricRequest>,
+    ) -> Result<Response<v1::DiffFabricResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn get_node_state(
+        &self,
+        _: Request<v1::GetNodeStateRequest>,
+    ) -> Result<Response<v1::GetNodeStateResponse>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn watch_alarms(
+        &self,
+        _: Request<v1::WatchAlarmsRequest>,
+    ) -> Result<Response<Self::WatchAlarmsStream>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn list_peers(
         &self,
         _: Request<v1::ListPeersRequest>,

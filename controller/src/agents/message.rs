@@ -22,6 +22,7 @@ pub(super) fn snapshot(me: &NodeSelf, state: &NodeState, revision: Revision) -> 
         ports: ports(state),
         remotes: remotes(state),
         floods: floods(&state.floods),
+        ..v1::NodeState::default()
     };
     v1::ControllerMessage { message: Some(v1::controller_message::Message::Snapshot(state)) }
 }
@@ -43,6 +44,7 @@ pub(super) fn delta(delta: &NodeDelta, revision: Revision) -> v1::ControllerMess
         deleted_ports: delta.deleted_ports.iter().map(ToString::to_string).collect(),
         deleted_remotes: delta.deleted_remotes.iter().map(gone).collect(),
         deleted_floods: floods(&delta.deleted_floods),
+        ..v1::NodeDelta::default()
     };
     v1::ControllerMessage { message: Some(v1::controller_message::Message::Delta(delta)) }
 }
@@ -54,6 +56,7 @@ fn networks(state: &NodeState) -> Vec<v1::NodeNetwork> {
         network: key.network.to_string(),
         mtu: *mtu,
         bridge_mac: bridge_mac.to_string(),
+        ..v1::NodeNetwork::default()
     };
     state.networks.iter().map(message).collect()
 }
@@ -69,6 +72,7 @@ fn ports(state: &NodeState) -> Vec<v1::NodePort> {
         netns: port.netns.clone(),
         interface: port.interface.clone(),
         generation: port.generation,
+        ..v1::NodePort::default()
     };
     state.ports.iter().map(message).collect()
 }

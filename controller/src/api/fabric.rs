@@ -27,6 +27,29 @@ pub(crate) struct Service(pub(crate) App);
 
 #[tonic::async_trait]
 impl FabricService for Service {
+    type WatchAlarmsStream = tokio_stream::wrappers::ReceiverStream<Result<v1::Alarm, Status>>;
+
+    async fn diff_fabric(
+        &self,
+        _request: Request<v1::DiffFabricRequest>,
+    ) -> Result<Response<v1::DiffFabricResponse>, Status> {
+        Err(Status::unimplemented("the fabric is not compared yet"))
+    }
+
+    async fn get_node_state(
+        &self,
+        _request: Request<v1::GetNodeStateRequest>,
+    ) -> Result<Response<v1::GetNodeStateResponse>, Status> {
+        Err(Status::unimplemented("a node's state is told to its agent only"))
+    }
+
+    async fn watch_alarms(
+        &self,
+        _request: Request<v1::WatchAlarmsRequest>,
+    ) -> Result<Response<Self::WatchAlarmsStream>, Status> {
+        Err(Status::unimplemented("there are no alarms yet"))
+    }
+
     async fn list_peers(
         &self,
         request: Request<v1::ListPeersRequest>,

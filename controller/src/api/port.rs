@@ -115,6 +115,13 @@ impl PortService for Service {
         self.0.unary("PortService/ListPorts", &metadata, self.list(request)).await
     }
 
+    async fn update_port(
+        &self,
+        _request: Request<v1::UpdatePortRequest>,
+    ) -> Result<Response<v1::UpdatePortResponse>, Status> {
+        Err(Status::unimplemented("ports cannot be changed yet: release and create again"))
+    }
+
     async fn watch_ports(
         &self,
         request: Request<v1::WatchPortsRequest>,

@@ -47,6 +47,7 @@ pub(super) fn message(
         problem,
         created_ms: port.created_ms,
         expires_ms: expires(snapshot, port),
+        ..v1::Port::default()
     }
 }
 
@@ -72,6 +73,7 @@ fn binding_message(binding: &Binding) -> v1::Binding {
         netns: binding.netns.clone(),
         interface: binding.interface.clone(),
         generation: binding.generation,
+        ..v1::Binding::default()
     }
 }
 

@@ -189,6 +189,7 @@ fn write_vrf(vrf: &Vrf) -> v1::Vrf {
         l3_vni: vrf.l3_vni.map_or(0, |vni| vni.get()),
         export_targets: texts(&vrf.export_targets),
         import_targets: texts(&vrf.import_targets),
+        ..v1::Vrf::default()
     }
 }
 
@@ -203,6 +204,7 @@ fn write_network(network: &Network) -> v1::Network {
         import_targets: texts(&network.import_targets),
         sticky_seconds: i64::try_from(network.sticky_seconds).unwrap_or(i64::MAX),
         labels: network.labels.clone(),
+        ..v1::Network::default()
     }
 }
 
@@ -229,6 +231,7 @@ fn write_node(node: &Node) -> v1::Node {
         underlay_mtu: node.underlay_mtu,
         site: node.site.clone(),
         labels: node.labels.clone(),
+        ..v1::Node::default()
     }
 }
 

@@ -12,12 +12,22 @@ pub(crate) fn port(id: &str, vni: u32, mac: &str) -> v1::NodePort {
         netns: "/run/netns/w1".into(),
         interface: "eth0".into(),
         generation: 1,
+        kind: v1::WorkloadKind::Container.into(),
+        attachment: v1::Attachment::VxlanBridge.into(),
+        ..v1::NodePort::default()
     }
 }
 
 fn network(vni: u32) -> v1::NodeNetwork {
     let bridge_mac = "02:00:00:00:00:01".into();
-    v1::NodeNetwork { vni, vrf: "default".into(), network: "web".into(), mtu: 1450, bridge_mac }
+    v1::NodeNetwork {
+        vni,
+        vrf: "default".into(),
+        network: "web".into(),
+        mtu: 1450,
+        bridge_mac,
+        ..v1::NodeNetwork::default()
+    }
 }
 
 fn remote(vni: u32, mac: &str, vtep: &str, ips: &[&str]) -> v1::RemoteMac {
@@ -35,6 +45,7 @@ fn state() -> v1::NodeState {
         ports: vec![port("default/web/a", 100, "02:ca:0a:08:00:05")],
         remotes: vec![remote(100, "02:ca:0a:08:00:06", "192.0.2.2", &["10.8.0.6"])],
         floods: vec![v1::FloodTarget { vni: 100, vtep: "192.0.2.2".into() }],
+        ..v1::NodeState::default()
     }
 }
 
@@ -162,6 +173,7 @@ fn delta_equals_the_snapshot_after_it() {
         deleted_ports: vec!["default/web/a".into()],
         deleted_remotes: vec![remote(100, "02:ca:0a:08:00:06", "", &[])],
         deleted_floods: vec![v1::FloodTarget { vni: 100, vtep: "192.0.2.2".into() }],
+        ..v1::NodeDelta::default()
     };
     let dirty = desired.apply_delta(&delta);
     assert_eq!(desired, load(&end));
@@ -179,8 +191,7 @@ proptest! {
         state.vtep = text.clone();
         state.ports.push(v1::NodePort {
             id, vni: n, mac: mac.clone(), addresses: vec![text.clone()], gateways: vec![text.clone()],
-            mtu, netns: text.clone(), interface: text.clone(), generation: 0,
-        });
+            mtu, netns: text.clone(), interface: text.clone(), generation: 0, kind: v1::WorkloadKind::Container.into(), attachment: v1::Attachment::VxlanBridge.into(), ..v1::NodePort::default() });
         state.remotes.push(remote(n, &mac, &text, &[&text]));
         state.floods.push(v1::FloodTarget { vni: n, vtep: text.clone() });
         let desired = load(&state);

@@ -16,6 +16,9 @@ fn state() -> v1::NodeState {
         netns: "/run/netns/w1".into(),
         interface: "eth0".into(),
         generation: 3,
+        kind: v1::WorkloadKind::Container.into(),
+        attachment: v1::Attachment::VxlanBridge.into(),
+        ..v1::NodePort::default()
     };
     let network = v1::NodeNetwork {
         vni: 100,
@@ -23,6 +26,7 @@ fn state() -> v1::NodeState {
         network: "web".into(),
         mtu: 1450,
         bridge_mac: "02:00:00:00:00:64".into(),
+        ..v1::NodeNetwork::default()
     };
     let remote = v1::RemoteMac {
         vni: 100,
@@ -39,6 +43,7 @@ fn state() -> v1::NodeState {
         ports: vec![port],
         remotes: vec![remote],
         floods: vec![v1::FloodTarget { vni: 100, vtep: "192.0.2.2".into() }],
+        ..v1::NodeState::default()
     }
 }
 
@@ -251,6 +256,7 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
         network: format!("n{vni}"),
         mtu,
         bridge_mac: format!("02:00:00:00:01:{vni:02x}"),
+        ..v1::NodeNetwork::default()
     });
     let port = (0u8..4, 1u32..4, 0u8..6, 0u8..3, 1u64..3, prop::bool::ANY).prop_map(
         |(name, vni, mac, netns, generation, gateway)| v1::NodePort {
@@ -263,6 +269,9 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
             netns: format!("/run/netns/w{netns}"),
             interface: format!("eth{name}"),
             generation,
+            kind: v1::WorkloadKind::Container.into(),
+            attachment: v1::Attachment::VxlanBridge.into(),
+            ..v1::NodePort::default()
         },
     );
     let remote =
@@ -293,6 +302,7 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
             ports,
             remotes,
             floods,
+            ..v1::NodeState::default()
         })
 }
 

@@ -147,6 +147,7 @@ fn state() -> v1::NodeState {
         network: "web".into(),
         mtu: 1450,
         bridge_mac: "02:00:00:00:00:64".into(),
+        ..v1::NodeNetwork::default()
     };
     let remote = v1::RemoteMac {
         vni: 100,

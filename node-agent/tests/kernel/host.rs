@@ -159,6 +159,7 @@ pub(crate) fn network(vni: u32, host: u8) -> v1::NodeNetwork {
         network: format!("n{vni}"),
         mtu: 1450,
         bridge_mac: format!("02:bb:00:{host:02x}:00:{:02x}", vni & 0xff),
+        ..v1::NodeNetwork::default()
     }
 }
 
@@ -177,6 +178,9 @@ pub(crate) fn port(n: u8, vni: u32, netns: &Netns) -> v1::NodePort {
         netns: netns.path().display().to_string(),
         interface: "eth0".into(),
         generation: 1,
+        kind: v1::WorkloadKind::Container.into(),
+        attachment: v1::Attachment::VxlanBridge.into(),
+        ..v1::NodePort::default()
     }
 }
 
@@ -196,6 +200,8 @@ pub(crate) fn state(host: &Host, n: u8, netns: &Netns, m: u8, other: &str) -> v1
         ports: vec![port(n, 100, netns)],
         remotes: vec![remote(m, 100, other)],
         floods: vec![v1::FloodTarget { vni: 100, vtep: other.into() }],
+        mode: v1::NodeMode::HostVtep.into(),
+        ..v1::NodeState::default()
     }
 }
 

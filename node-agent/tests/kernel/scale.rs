@@ -98,6 +98,9 @@ fn any_state(vtep: String, workloads: &[String]) -> impl Strategy<Value = v1::No
                     netns: workloads[netns].clone(),
                     interface: format!("eth{name}"),
                     generation,
+                    kind: v1::WorkloadKind::Container.into(),
+                    attachment: v1::Attachment::VxlanBridge.into(),
+                    ..v1::NodePort::default()
                 })
                 .collect(),
             remotes: remotes.into_iter().map(|(n, vni, v)| remote(n, vni, &format!("192.0.2.{v}"))).collect(),

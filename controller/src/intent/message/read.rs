@@ -233,7 +233,7 @@ fn read_node(fields: &mut Fields, node: &v1::Node) -> Option<Node> {
             fields.add("mode", "is required");
             None
         }
-        Err(_) => {
+        Ok(_) | Err(_) => {
             fields.add("mode", format!("{} is not a mode that this controller knows", node.mode));
             None
         }
