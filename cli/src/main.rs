@@ -17,6 +17,7 @@ mod tables;
 mod topology;
 mod version;
 mod view;
+mod words;
 
 use std::process::ExitCode;
 use std::time::Duration;

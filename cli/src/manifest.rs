@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use causeway_proto::v1;
 
 use crate::suggest::did_you_mean;
+use crate::words;
 use fields::Fields;
 use source::{Place, Problem, Source};
 use yaml::{Node, Value};
@@ -209,7 +210,11 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             l3_vni: f.uint32("l3_vni"),
             export_targets: f.list("export_targets"),
             import_targets: f.list("import_targets"),
-            ..v1::Vrf::default()
+            routes: f.records("routes", "{prefix: PREFIX, node: NODE}", |f| v1::VrfRoute {
+                prefix: f.text("prefix"),
+                node: f.text("node"),
+            }),
+            no_connected: f.flag("no_connected"),
         }),
         "Network" => Spec::Network(v1::Network {
             vrf: f.text("vrf"),
@@ -221,7 +226,10 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             import_targets: f.list("import_targets"),
             sticky_seconds: f.int64("sticky_seconds"),
             labels: f.map("labels"),
-            ..v1::Network::default()
+            irb: f.choice("irb", words::IRBS),
+            gateway_mac: f.text("gateway_mac"),
+            attachments: f.choices("attachments", words::ATTACHMENTS),
+            no_guard: f.flag("no_guard"),
         }),
         "Subnet" => Spec::Subnet(v1::Subnet {
             vrf: f.text("vrf"),
@@ -234,12 +242,22 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
         }),
         "Node" => Spec::Node(v1::Node {
             name: f.text("name"),
-            mode: f.choice("mode", &NODE_MODES),
+            mode: f.choice("mode", words::NODE_MODES),
             vtep: f.text("vtep"),
             underlay_mtu: f.uint32("underlay_mtu"),
             site: f.text("site"),
             labels: f.map("labels"),
-            ..v1::Node::default()
+            uplinks: f.records("uplinks", "{interface: eth1, switch: leaf1}", |f| v1::Uplink {
+                interface: f.text("interface"),
+                switch: f.text("switch"),
+                switch_interface: f.text("switch_interface"),
+            }),
+            anycast_vtep: f.text("anycast_vtep"),
+            router_mac: f.text("router_mac"),
+            esi: f.text("esi"),
+            networks: f.list("networks"),
+            host_bridge: f.choice("host_bridge", words::HOST_BRIDGES),
+            move_addresses: f.flag("move_addresses"),
         }),
         _ => Spec::Peer(v1::Peer {
             address: f.text("address"),
@@ -255,10 +273,6 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
         }),
     })
 }
-
-/// Node modes: the short word first, then the contract's name of the number.
-pub(crate) const NODE_MODES: [(&str, &str, i32); 1] =
-    [("host-vtep", "NODE_MODE_HOST_VTEP", v1::NodeMode::HostVtep as i32)];
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,8 @@
 mod create;
 mod follow;
 mod names;
+mod place;
+mod set;
 mod wait;
 mod watch;
 
@@ -18,6 +20,7 @@ use crate::output::{Format, Output};
 use crate::records::section;
 use crate::tables::{self, port_id};
 use crate::view::PortView;
+use place::AttachArgs;
 
 /// Ports asked for in one page.
 const PAGE_SIZE: u32 = 1000;
@@ -29,6 +32,7 @@ pub(crate) enum PortCommand {
     Bind(BindArgs),
     Unbind(UnbindArgs),
     Release(ReleaseArgs),
+    Set(set::SetArgs),
     Get(GetArgs),
     List(ListArgs),
     Watch(watch::WatchArgs),
@@ -50,19 +54,20 @@ pub(crate) enum Level {
 #[command(after_help = "\
 Examples:
   causeway port bind web/db-1 --node host1 --netns /run/netns/db-1
-  causeway port bind web/db-1 --node host1 --netns pid:4711 --interface net0 --wait advertised --timeout 20s")]
+  causeway port bind web/db-1 --node host1 --netns pid:4711 --interface net0 --wait advertised --timeout 20s
+  causeway port bind web/db-1 --node host2 --netns pid:4711 --attachment macvlan
+  causeway port bind web/vm-1 --node host2 --workload vm --interface tap-vm1")]
 pub(crate) struct BindArgs {
     /// NETWORK/NAME or VRF/NETWORK/NAME
     key: PortKey,
     /// The node it lives on
     #[arg(long)]
     node: String,
-    /// Its network namespace on the node: an absolute path or pid:NUMBER
+    /// A container's network namespace on the node: an absolute path or pid:NUMBER
     #[arg(long, value_name = "PATH|pid:NUMBER")]
-    netns: String,
-    /// Name of the interface inside [default: eth0]
-    #[arg(long)]
-    interface: Option<String>,
+    netns: Option<String>,
+    #[command(flatten)]
+    attach: AttachArgs,
     /// Wait until it is so far, as long as --timeout says, and say why when it is late
     #[arg(long, value_enum)]
     wait: Option<Level>,
@@ -197,6 +202,7 @@ pub(crate) async fn run(
         PortCommand::Bind(args) => bind(args, client, out, timeout).await,
         PortCommand::Unbind(args) => unbind(args, client, out).await,
         PortCommand::Release(args) => release(args, client, out).await,
+        PortCommand::Set(args) => set::run(args, client, out).await,
         PortCommand::Get(args) => get(&args.keys, client, out).await,
         PortCommand::List(args) => {
             let found = list_all(client, args.filter.into_filter()?, args.limit).await?;
@@ -207,12 +213,7 @@ pub(crate) async fn run(
 }
 
 async fn bind(args: BindArgs, client: &Client, out: Output, timeout: Option<Duration>) -> Outcome {
-    let binding = v1::Binding {
-        node: args.node,
-        netns: args.netns,
-        interface: args.interface.unwrap_or_default(),
-        ..Default::default()
-    };
+    let binding = args.attach.binding(args.node, args.netns.unwrap_or_default());
     let act = format!("bind port {} to node {}", args.key, binding.node);
     let request = v1::BindPortRequest { key: Some(message(&args.key)), binding: Some(binding) };
     let answer = client.call(&act, async |channel| ports(channel).bind_port(request.clone()).await).await?;

@@ -3,7 +3,8 @@
 use causeway_proto::v1;
 
 use crate::output::{Table, Tone, plain};
-use crate::view::{direction, node_mode, port_state};
+use crate::view::{direction, port_state};
+use crate::words::{self, word};
 
 /// "a=b,c=d".
 pub(crate) fn labels(labels: &std::collections::BTreeMap<String, String>) -> String {
@@ -51,7 +52,7 @@ pub(crate) fn records(kind: v1::Kind, resources: &[v1::Resource]) -> Table {
     let mut table = Table::new(match kind {
         v1::Kind::Network => &["NETWORK", "VNI", "VLAN", "MTU", "STICKY", "EXPORT", "IMPORT", "LABELS"],
         v1::Kind::Subnet => &["SUBNET", "NETWORK", "GATEWAY", "RANGES", "EXCLUSIONS", "RESERVATIONS"],
-        v1::Kind::Node => &["NODE", "MODE", "VTEP", "MTU", "SITE", "LABELS"],
+        v1::Kind::Node => &["NODE", "MODE", "VTEP", "UPLINKS", "MTU", "SITE", "LABELS"],
         v1::Kind::Peer => &["PEER", "AS", "PORT", "LOCAL", "PASSIVE", "MD5", "GTSM", "HOLD", "RESTART"],
         v1::Kind::Vrf | v1::Kind::Unspecified => &["VRF", "L3-VNI", "EXPORT", "IMPORT"],
     });
@@ -59,6 +60,15 @@ pub(crate) fn records(kind: v1::Kind, resources: &[v1::Resource]) -> Table {
         table.row(record(resource));
     }
     table
+}
+
+/// The switches that a host hangs on.
+fn uplinks(node: &v1::Node) -> String {
+    let place = |u: &v1::Uplink| match u.switch_interface.as_str() {
+        "" => u.switch.clone(),
+        interface => format!("{}:{interface}", u.switch),
+    };
+    node.uplinks.iter().map(place).collect::<Vec<_>>().join(",")
 }
 
 /// The cells of one record.
@@ -89,8 +99,9 @@ fn record(resource: &v1::Resource) -> Vec<(String, Tone)> {
         ],
         Some(Spec::Node(r)) => vec![
             plain(&r.name),
-            plain(node_mode(r.mode)),
+            plain(word(words::NODE_MODES, r.mode)),
             plain(&r.vtep),
+            plain(uplinks(r)),
             number(r.underlay_mtu),
             plain(&r.site),
             plain(labels(&r.labels)),

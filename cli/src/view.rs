@@ -1,183 +1,20 @@
 //! The JSON and YAML form of everything: field names are those of the contract, enumerations are short words. Empty fields
 //! of records are left out; records read back by `apply` are equal to what was written.
 
+mod records;
+
 use std::collections::BTreeMap;
 
 use causeway_proto::v1;
 use serde::Serialize;
 
-use crate::manifest::NODE_MODES;
+use crate::words::{self, word};
+pub(crate) use records::{NodeView, PeerView, RecordView};
 
 type Labels = BTreeMap<String, String>;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
-}
-
-/// A declarative record.
-#[derive(Debug, Serialize)]
-#[serde(tag = "kind")]
-pub(crate) enum RecordView {
-    Vrf(VrfView),
-    Network(NetworkView),
-    Subnet(SubnetView),
-    Node(NodeView),
-    Peer(PeerView),
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct VrfView {
-    name: String,
-    #[serde(skip_serializing_if = "is_default")]
-    l3_vni: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    export_targets: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    import_targets: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct NetworkView {
-    #[serde(skip_serializing_if = "is_default")]
-    vrf: String,
-    name: String,
-    vni: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    vlan: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    mtu: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    export_targets: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    import_targets: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    sticky_seconds: i64,
-    #[serde(skip_serializing_if = "is_default")]
-    labels: Labels,
-}
-
-#[derive(Debug, Serialize)]
-pub(crate) struct SubnetView {
-    #[serde(skip_serializing_if = "is_default")]
-    vrf: String,
-    network: String,
-    prefix: String,
-    #[serde(skip_serializing_if = "is_default")]
-    gateway: String,
-    #[serde(skip_serializing_if = "is_default")]
-    ranges: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    exclusions: Vec<String>,
-    #[serde(skip_serializing_if = "is_default")]
-    reservations: Vec<String>,
-}
-
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct NodeView {
-    name: String,
-    #[serde(skip_serializing_if = "is_default")]
-    mode: &'static str,
-    vtep: String,
-    #[serde(skip_serializing_if = "is_default")]
-    underlay_mtu: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    site: String,
-    #[serde(skip_serializing_if = "is_default")]
-    labels: Labels,
-}
-
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct PeerView {
-    address: String,
-    asn: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    port: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    local_address: String,
-    #[serde(skip_serializing_if = "is_default")]
-    passive: bool,
-    #[serde(skip_serializing_if = "is_default")]
-    md5_key_file: String,
-    #[serde(skip_serializing_if = "is_default")]
-    gtsm_hops: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    hold_seconds: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    restart_seconds: u32,
-    #[serde(skip_serializing_if = "is_default")]
-    no_graceful_restart: bool,
-}
-
-impl RecordView {
-    /// `None` for a record of a kind that this version does not know.
-    pub(crate) fn new(resource: &v1::Resource) -> Option<Self> {
-        use v1::resource::Spec;
-        Some(match resource.spec.clone()? {
-            Spec::Vrf(r) => RecordView::Vrf(VrfView {
-                name: r.name,
-                l3_vni: r.l3_vni,
-                export_targets: r.export_targets,
-                import_targets: r.import_targets,
-            }),
-            Spec::Network(r) => RecordView::Network(NetworkView {
-                vrf: r.vrf,
-                name: r.name,
-                vni: r.vni,
-                vlan: r.vlan,
-                mtu: r.mtu,
-                export_targets: r.export_targets,
-                import_targets: r.import_targets,
-                sticky_seconds: r.sticky_seconds,
-                labels: r.labels,
-            }),
-            Spec::Subnet(r) => RecordView::Subnet(SubnetView {
-                vrf: r.vrf,
-                network: r.network,
-                prefix: r.prefix,
-                gateway: r.gateway,
-                ranges: r.ranges,
-                exclusions: r.exclusions,
-                reservations: r.reservations,
-            }),
-            Spec::Node(r) => RecordView::Node(NodeView::from(r)),
-            Spec::Peer(r) => RecordView::Peer(PeerView::from(r)),
-        })
-    }
-}
-
-impl From<v1::Node> for NodeView {
-    fn from(r: v1::Node) -> Self {
-        NodeView {
-            mode: node_mode(r.mode),
-            name: r.name,
-            vtep: r.vtep,
-            underlay_mtu: r.underlay_mtu,
-            site: r.site,
-            labels: r.labels,
-        }
-    }
-}
-
-impl From<v1::Peer> for PeerView {
-    fn from(r: v1::Peer) -> Self {
-        PeerView {
-            address: r.address,
-            asn: r.asn,
-            port: r.port,
-            local_address: r.local_address,
-            passive: r.passive,
-            md5_key_file: r.md5_key_file,
-            gtsm_hops: r.gtsm_hops,
-            hold_seconds: r.hold_seconds,
-            restart_seconds: r.restart_seconds,
-            no_graceful_restart: r.no_graceful_restart,
-        }
-    }
-}
-
-/// The short word of a node's mode; empty when unspecified or unknown.
-pub(crate) fn node_mode(mode: i32) -> &'static str {
-    NODE_MODES.iter().find(|(_, _, number)| *number == mode).map_or("", |(short, _, _)| short)
 }
 
 /// The word of a port's state.
@@ -214,6 +51,14 @@ pub(crate) struct BindingView {
     netns: String,
     interface: String,
     generation: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    macvlan_mode: &'static str,
+}
+
+#[derive(Debug, PartialEq, Default, Serialize)]
+pub(crate) struct RateView {
+    in_kbit: u64,
+    out_kbit: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -229,6 +74,10 @@ pub(crate) struct PortView {
     problem: String,
     created_ms: i64,
     expires_ms: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    rate: RateView,
+    #[serde(skip_serializing_if = "is_default")]
+    guard: &'static str,
     /// Only in the answer to `port create`.
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
@@ -244,16 +93,19 @@ impl PortView {
             state: port_state(p.state),
             binding: p.binding.map(|b| BindingView {
                 node: b.node,
-                kind: "container",
-                attachment: "vxlan-bridge",
+                kind: word(words::WORKLOADS, b.kind),
+                attachment: word(words::ATTACHMENTS, b.attachment),
                 netns: b.netns,
                 interface: b.interface,
                 generation: b.generation,
+                macvlan_mode: word(words::MACVLAN_MODES, b.macvlan_mode),
             }),
             revision: p.revision,
             problem: p.problem,
             created_ms: p.created_ms,
             expires_ms: p.expires_ms,
+            rate: p.rate.map(|r| RateView { in_kbit: r.in_kbit, out_kbit: r.out_kbit }).unwrap_or_default(),
+            guard: word(words::GUARDS, p.guard),
             created,
         }
     }

@@ -537,3 +537,26 @@ fn the_lab_has_its_own_flags() {
     assert_ne!(done.code, 0);
     assert!(done.err.contains(&name), "{}", done.err);
 }
+
+#[test]
+fn limits_and_guard_change_one_by_one() {
+    let running = Running::start();
+    expect(&running, 0, &["port", "create", "web/a"], "");
+    let set = |args: &[&str]| -> serde_json::Value {
+        let args = [&["port", "set", "web/a", "-o", "json"], args].concat();
+        serde_json::from_str(&expect(&running, 0, &args, "").0).unwrap()
+    };
+    assert_eq!(
+        set(&["--rate-in", "100mbit"])["rate"],
+        serde_json::json!({"in_kbit": 100_000, "out_kbit": 0})
+    );
+    let port = set(&["--rate-out", "500kbit", "--guard", "off"]);
+    assert_eq!(port["rate"], serde_json::json!({"in_kbit": 100_000, "out_kbit": 500}));
+    assert_eq!(port["guard"], "off");
+    let port = set(&["--rate-in", "none", "--rate-out", "none", "--guard", "network"]);
+    assert_eq!((port.get("rate"), port.get("guard")), (None, None));
+    let (_, err) = expect(&running, 64, &["port", "set", "web/a"], "");
+    assert!(err.contains("nothing to change") && err.contains("--rate-in"), "{err}");
+    let (_, err) = expect(&running, 64, &["port", "set", "web/a", "--rate-in", "fast"], "");
+    assert!(err.contains("'fast' is no rate"), "{err}");
+}

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::source::{Place, Problem};
 use super::yaml::{Key, Node, Value};
 use crate::suggest::did_you_mean;
+use crate::words::Words;
 
 /// The fields of a record while it is read. A wrong or absent field reads as its default; what is wrong is recorded.
 #[derive(Debug)]
@@ -40,15 +41,19 @@ impl<'a> Fields<'a> {
 
     /// Refuses what was not asked for; returns the place of every value by its path.
     pub(crate) fn finish(&mut self, kind: &str) -> BTreeMap<String, Place> {
+        self.finish_as(&format!("a {kind}"))
+    }
+
+    fn finish_as(&mut self, what: &str) -> BTreeMap<String, Place> {
         for (key, _) in self.entries {
             if !self.asked.contains(&key.text.as_str()) {
                 let known = self.asked.iter().copied();
                 let hint = did_you_mean(&key.text, known.clone());
                 let message = if hint.is_empty() {
                     let known: Vec<&str> = known.filter(|k| *k != "kind").collect();
-                    format!("unknown field '{}' of a {kind}; known are {}", key.text, known.join(", "))
+                    format!("unknown field '{}' of {what}; known are {}", key.text, known.join(", "))
                 } else {
-                    format!("unknown field '{}' of a {kind}{hint}", key.text)
+                    format!("unknown field '{}' of {what}{hint}", key.text)
                 };
                 self.problems.push(Problem { place: key.place, message });
             }
@@ -128,8 +133,17 @@ impl<'a> Fields<'a> {
     }
 
     /// One of some words; the number that goes with it.
-    pub(crate) fn choice(&mut self, name: &'static str, words: &[(&str, &str, i32)]) -> i32 {
-        let Some(node) = self.take(name) else { return 0 };
+    pub(crate) fn choice(&mut self, name: &'static str, words: Words) -> i32 {
+        self.take(name).map_or(0, |node| self.chosen(name, node, words))
+    }
+
+    /// A list of words; the numbers that go with them.
+    pub(crate) fn choices(&mut self, name: &'static str, words: Words) -> Vec<i32> {
+        let items = self.items(name, "[A, B]");
+        items.iter().map(|item| self.chosen(name, item, words)).collect()
+    }
+
+    fn chosen(&mut self, name: &str, node: &'a Node, words: Words) -> i32 {
         let Some((text, _)) = self.scalar(name, node) else { return 0 };
         if let Some((_, _, number)) = words.iter().find(|(short, long, _)| text == *short || text == *long) {
             return *number;
@@ -146,18 +160,46 @@ impl<'a> Fields<'a> {
 
     /// A list of texts.
     pub(crate) fn list(&mut self, name: &'static str) -> Vec<String> {
-        let Some(node) = self.take(name) else { return Vec::new() };
+        let items = self.items(name, "[A, B]");
+        items.iter().filter_map(|item| self.scalar(name, item).map(|(text, _)| text.to_owned())).collect()
+    }
+
+    /// A list of records of their own, each read by `read`. `like` shows one.
+    pub(crate) fn records<T>(
+        &mut self,
+        name: &'static str,
+        like: &str,
+        read: impl Fn(&mut Fields<'_>) -> T,
+    ) -> Vec<T> {
+        let items = self.items(name, &format!("[{like}]"));
+        let mut records = Vec::with_capacity(items.len());
+        for (index, item) in items.iter().enumerate() {
+            let Value::Map(entries) = &item.value else {
+                let found = item.value.describe();
+                self.problem(item.place, format!("field '{name}' wants {like}, found {found}"));
+                continue;
+            };
+            let mut fields = Fields::new(entries, self.problems);
+            records.push(read(&mut fields));
+            let places = fields.finish_as(&format!("an entry of {name}"));
+            self.places
+                .extend(places.into_iter().map(|(path, place)| (format!("{name}[{index}].{path}"), place)));
+        }
+        records
+    }
+
+    /// The items of a list, their places taken down.
+    fn items(&mut self, name: &'static str, like: &str) -> &'a [Rc<Node>] {
+        let Some(node) = self.take(name) else { return &[] };
         let Value::List(items) = &node.value else {
             let found = node.value.describe();
-            self.problem(node.place, format!("field '{name}' wants a list such as [A, B], found {found}"));
-            return Vec::new();
+            self.problem(node.place, format!("field '{name}' wants a list such as {like}, found {found}"));
+            return &[];
         };
-        let mut list = Vec::with_capacity(items.len());
         for (index, item) in items.iter().enumerate() {
             self.places.insert(format!("{name}[{index}]"), item.place);
-            list.extend(self.scalar(name, item).map(|(text, _)| text.to_owned()));
         }
-        list
+        items
     }
 
     /// A map of texts.

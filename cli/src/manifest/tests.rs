@@ -74,7 +74,7 @@ fn every_problem_is_reported_at_once() {
        |
      3 | vni: abc
        |      ^^^
-    net.yaml:4:1: unknown field 'colour' of a Network; known are vrf, name, vni, vlan, mtu, export_targets, import_targets, sticky_seconds, labels
+    net.yaml:4:1: unknown field 'colour' of a Network; known are vrf, name, vni, vlan, mtu, export_targets, import_targets, sticky_seconds, labels, irb, gateway_mac, attachments, no_guard
        |
      4 | colour: red
        | ^^^^^^
@@ -90,6 +90,30 @@ fn every_problem_is_reported_at_once() {
         |
      11 | - 5
         |   ^
+    ");
+}
+
+#[test]
+fn records_in_lists_have_places_too() {
+    let text = "kind: Node\nname: h1\nmode: host\nuplinks:\n- {interface: eth1, switch: leaf1}\n- {interface: eth2, swich: leaf2}\n- eth3\n";
+    insta::assert_snapshot!(rejected(text), @r"
+    net.yaml:6:21: unknown field 'swich' of an entry of uplinks; did you mean 'switch'?
+       |
+     6 | - {interface: eth2, swich: leaf2}
+       |                     ^^^^^
+    net.yaml:7:3: field 'uplinks' wants {interface: eth1, switch: leaf1}, found a value
+       |
+     7 | - eth3
+       |   ^^^^
+    ");
+    let good = "kind: Node\nname: h1\nmode: host\nuplinks:\n- interface: eth1\n  switch: leaf9\n";
+    let manifest = read(good).unwrap();
+    let excerpt = manifest.excerpts([("resources[0].node.uplinks[0].switch", "there is no node leaf9")]);
+    insta::assert_snapshot!(excerpt.join("\n"), @r"
+    net.yaml:6:11: uplinks[0].switch: there is no node leaf9
+       |
+     6 |   switch: leaf9
+       |           ^^^^^
     ");
 }
 

@@ -7,6 +7,7 @@ use causeway_proto::{Mac, PortKey, v1};
 use clap::Args;
 
 use super::names::{self, Pattern};
+use super::place::{AttachArgs, RateArgs, guard};
 use super::{Level, id, message, wait};
 use crate::client::{Client, ports};
 use crate::failure::{Exit, Failure, Outcome};
@@ -28,6 +29,8 @@ Examples:
   causeway port create web/db-1
   causeway port create red/web/db-1 --address 10.8.0.5 --address fd00:8::5 --mac 02:00:00:00:00:05 --label tier=db
   causeway port create web/db-1 --bind-node host1 --netns /run/netns/db-1 --wait advertised
+  causeway port create web/db-2 --bind-node host2 --netns pid:4711 --attachment macvlan --rate-out 100mbit
+  causeway port create web/vm-1 --bind-node host3 --workload vm --guard off
   causeway port create 'web/vm-{:03}' --count 300")]
 pub(crate) struct CreateArgs {
     /// NETWORK/NAME or VRF/NETWORK/NAME; with --count a pattern: {} or {:03} stands for the number
@@ -42,14 +45,18 @@ pub(crate) struct CreateArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = names::label)]
     labels: Vec<(String, String)>,
     /// Bind it in the same transaction to this node
-    #[arg(long, value_name = "NODE", requires = "netns")]
+    #[arg(long, value_name = "NODE")]
     bind_node: Option<String>,
-    /// With --bind-node: the network namespace on the node; with --count {} stands for the number
+    /// With --bind-node: the container's network namespace on the node; with --count {} stands for the number
     #[arg(long, value_name = "PATH|pid:NUMBER", requires = "bind_node")]
     netns: Option<String>,
-    /// With --bind-node: name of the interface inside [default: eth0]
-    #[arg(long, requires = "bind_node")]
-    interface: Option<String>,
+    #[command(flatten)]
+    attach: AttachArgs,
+    #[command(flatten)]
+    rate: RateArgs,
+    /// Whether it may send only what is its own [default: as its network says]
+    #[arg(long, value_parser = guard())]
+    guard: Option<i32>,
     /// Create so many ports, with numbers in their names
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: Option<u32>,
@@ -99,13 +106,9 @@ fn requests(args: &CreateArgs) -> Result<Vec<v1::CreatePortRequest>, Failure> {
         addresses: args.addresses.iter().map(IpAddr::to_string).collect(),
         mac: args.mac.map(|m| m.to_string()).unwrap_or_default(),
         labels: args.labels.iter().cloned().collect(),
-        bind: args.bind_node.clone().map(|node| v1::Binding {
-            node,
-            netns: netns.unwrap_or_default(),
-            interface: args.interface.clone().unwrap_or_default(),
-            ..Default::default()
-        }),
-        ..Default::default()
+        bind: args.bind_node.clone().map(|node| args.attach.binding(node, netns.unwrap_or_default())),
+        rate: args.rate.limits(v1::RateLimit::default()),
+        guard: args.guard.unwrap_or_default(),
     };
     let Some(count) = args.count else {
         return Ok(vec![request(names::key(&args.key)?, args.netns.clone())]);

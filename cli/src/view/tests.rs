@@ -26,7 +26,16 @@ fn word() -> impl Strategy<Value = String> {
 fn record() -> impl Strategy<Value = v1::Resource> {
     let vrf = (word(), any::<u32>(), vec(word(), 0..3), vec(word(), 0..3)).prop_map(
         |(name, l3_vni, export_targets, import_targets)| {
-            Spec::Vrf(v1::Vrf { name, l3_vni, export_targets, import_targets, ..v1::Vrf::default() })
+            let routes =
+                import_targets.iter().map(|t| v1::VrfRoute { prefix: t.clone(), node: name.clone() });
+            Spec::Vrf(v1::Vrf {
+                routes: routes.collect(),
+                no_connected: l3_vni % 2 == 0,
+                name,
+                l3_vni,
+                export_targets,
+                import_targets,
+            })
         },
     );
     let labels = || btree_map(word(), prop_oneof![word(), Just(String::new())], 0..3);
@@ -42,7 +51,10 @@ fn record() -> impl Strategy<Value = v1::Resource> {
                 import_targets: vec![],
                 sticky_seconds,
                 labels,
-                ..v1::Network::default()
+                irb: i32::try_from(vni % 4).unwrap(),
+                gateway_mac: String::new(),
+                attachments: vec![1, 3],
+                no_guard: vlan % 2 == 0,
             })
         },
     );
@@ -57,7 +69,7 @@ fn record() -> impl Strategy<Value = v1::Resource> {
             reservations: list,
         })
     });
-    let node = (word(), 0..=1, word(), any::<u32>(), labels()).prop_map(
+    let node = (word(), 0..=5, word(), any::<u32>(), labels()).prop_map(
         |(name, mode, vtep, underlay_mtu, labels)| {
             Spec::Node(v1::Node {
                 name,
@@ -66,7 +78,17 @@ fn record() -> impl Strategy<Value = v1::Resource> {
                 underlay_mtu,
                 site: String::new(),
                 labels,
-                ..v1::Node::default()
+                uplinks: vec![v1::Uplink {
+                    interface: "eth1".into(),
+                    switch: "leaf1".into(),
+                    switch_interface: String::new(),
+                }],
+                anycast_vtep: String::new(),
+                router_mac: String::new(),
+                esi: String::new(),
+                networks: vec!["default/web".into()],
+                host_bridge: mode % 3,
+                move_addresses: mode == 5,
             })
         },
     );

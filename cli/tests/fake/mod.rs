@@ -327,9 +327,18 @@ impl v1::port_service_server::PortService for Fake {
 
     async fn update_port(
         &self,
-        _: Request<v1::UpdatePortRequest>,
+        request: Request<v1::UpdatePortRequest>,
     ) -> Result<Response<v1::UpdatePortResponse>, Status> {
-        Err(Status::unimplemented("not in this fake"))
+        let request = request.into_inner();
+        let mut state = self.state.lock().unwrap();
+        let key = request.key.unwrap_or_default();
+        let found = state.ports.values_mut().find(|port| port.key.as_ref() == Some(&key));
+        let port = found.ok_or_else(|| Status::not_found("there is no such port"))?;
+        port.rate = request.rate.or(port.rate);
+        if request.reset_guard || request.guard != 0 {
+            port.guard = request.guard;
+        }
+        Ok(Response::new(v1::UpdatePortResponse { port: Some(port.clone()) }))
     }
 
     async fn create_ports(
