@@ -21,6 +21,7 @@ fn overhead(vtep: IpAddr) -> u32 {
 pub fn look(desired: &Desired) -> Vec<String> {
     let mut problems = capabilities();
     problems.extend(bridge_filters());
+    problems.extend(guards(desired));
     problems.extend(neighbour_limit(desired.ports().len()));
     if let Some(vtep) = desired.vtep() {
         problems.extend(underlay(desired, vtep));
@@ -73,6 +74,16 @@ fn neighbour_limit(ports: usize) -> Vec<String> {
         })
     });
     families.collect()
+}
+
+/// Without it guarded ports are not programmed: an open one would be worse.
+fn guards(desired: &Desired) -> Option<String> {
+    let count = desired.ports().values().filter(|port| port.guarded).count();
+    (count > 0 && !crate::guard::nft::is_installed()).then(|| {
+        format!(
+            "nft is not installed, so {count} guarded ports are not programmed: install the package nftables"
+        )
+    })
 }
 
 fn underlay(desired: &Desired, vtep: IpAddr) -> Vec<String> {

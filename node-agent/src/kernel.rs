@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::dev::Dev;
+use crate::guard::monitor::TableMonitor;
 use crate::model::{Desired, Key, NetnsRef};
 use crate::netlink::NetlinkError;
 use crate::netlink::monitor::Monitor;
@@ -45,6 +46,9 @@ pub enum OpError {
     /// Something else is in the way.
     #[error("{0}")]
     Conflict(String),
+    /// The guard table cannot be changed.
+    #[error(transparent)]
+    Guard(#[from] crate::guard::nft::NftError),
     /// The announcement's socket cannot be opened.
     #[error("announce: {0}")]
     Announce(#[source] io::Error),
@@ -143,6 +147,8 @@ pub struct Kernel {
     indexes: BTreeMap<Dev, u32>,
     watches: BTreeMap<Dev, Watch>,
     stirred: Arc<Stirred>,
+    /// Hears of changes to bridge-family rules.
+    tables: AsyncFd<TableMonitor>,
 }
 
 impl Kernel {
@@ -157,6 +163,7 @@ impl Kernel {
             indexes: BTreeMap::new(),
             watches: BTreeMap::new(),
             stirred: Arc::new(Stirred::default()),
+            tables: TableMonitor::open().and_then(TableMonitor::register).map_err(NetlinkError::Socket)?,
         })
     }
 

@@ -64,6 +64,19 @@ pub struct Port {
     pub interface: Dev,
     /// Generation of the binding.
     pub generation: u64,
+    /// It may send only what is its own.
+    pub guarded: bool,
+    /// How fast it may be.
+    pub rate: Rate,
+}
+
+/// How fast a port may be, in kbit/s; 0: as fast as it can.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// Towards the workload.
+    pub in_kbit: u64,
+    /// From the workload.
+    pub out_kbit: u64,
 }
 
 /// A workload behind another VTEP.

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Vni};
 
 use crate::dev::Dev;
+use crate::guard::Guards;
 use crate::model::{IfAddr, Key, Place};
 use crate::op::{Half, LinkChange, Op};
 
@@ -19,12 +20,14 @@ pub struct PortFlags {
     pub neigh_suppress: bool,
     /// Floods gratuitous ARP and unsolicited NA to this port in spite of suppression; `None`: this kernel cannot.
     pub forward_gratuitous: Option<bool>,
+    /// Takes only frames from MACs that the bridge has at this port.
+    pub locked: bool,
 }
 
 impl Default for PortFlags {
     /// What the kernel gives a new port.
     fn default() -> Self {
-        PortFlags { learning: true, neigh_suppress: false, forward_gratuitous: None }
+        PortFlags { learning: true, neigh_suppress: false, forward_gratuitous: None, locked: false }
     }
 }
 
@@ -188,6 +191,8 @@ pub struct Observed {
     pub floods: BTreeSet<(Vni, IpAddr)>,
     /// Neighbours on our bridges.
     pub neighbours: BTreeMap<(Vni, IpAddr), Neighbour>,
+    /// Guard rules of ours.
+    pub guards: Guards,
     /// Links with a name of our form that are not ours.
     pub foreign: BTreeSet<Dev>,
     /// VXLAN devices of others, by (VNI, UDP port).
@@ -205,7 +210,15 @@ impl Observed {
         let floods = self.floods.iter().map(|&(v, t)| Key::Flood(v, t));
         let ours = |n: &Neighbour| n.protocol == crate::dev::PROTOCOL;
         let neighbours = self.neighbours.iter().filter(|(_, n)| ours(n)).map(|(&(v, i), _)| Key::Neigh(v, i));
-        networks.chain(ports).chain(fdb).chain(tunnels).chain(floods).chain(neighbours).collect()
+        let guards = self.guards.chains.keys().cloned().map(Key::Port);
+        networks
+            .chain(ports)
+            .chain(guards)
+            .chain(fdb)
+            .chain(tunnels)
+            .chain(floods)
+            .chain(neighbours)
+            .collect()
     }
 
     /// Forgets the bridge of a network and all that the kernel deletes with it.
@@ -254,6 +267,7 @@ impl Observed {
                 if let Some(found) = self.flags_mut(dev) {
                     found.learning = flags.learning;
                     found.neigh_suppress = flags.neigh_suppress;
+                    found.locked = flags.locked.unwrap_or(found.locked);
                     // An old kernel ignores the attribute and never shows it.
                     if found.forward_gratuitous.is_some() {
                         found.forward_gratuitous = flags.forward_gratuitous;
@@ -266,6 +280,12 @@ impl Observed {
                 {
                     bridge.accept_ra = false;
                 }
+            }
+            Op::GuardSet { dev, guard } => {
+                self.guards.chains.insert(dev.clone(), guard.digest(dev));
+            }
+            Op::GuardDel { dev } => {
+                self.guards.chains.remove(dev);
             }
             Op::FdbSet { vni, mac, place } => self.apply_fdb(*vni, *mac, place),
             Op::FdbDel { vni, mac, half: Half::Bridge, .. } => {

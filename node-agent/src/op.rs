@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Vni};
 
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
+use crate::guard::{self, Guard};
 use crate::model::{IfAddr, Key, NetnsRef, Place};
 
 /// A workload's interface: host side, namespace and name inside.
@@ -58,6 +59,8 @@ pub struct FlagChange {
     pub neigh_suppress: bool,
     /// Flood gratuitous announcements all the same; `None`: leave alone.
     pub forward_gratuitous: Option<bool>,
+    /// Take only frames from MACs that the bridge has at this port; `None`: leave alone.
+    pub locked: Option<bool>,
 }
 
 /// One step. Each is idempotent: exists-and-equal on add and missing on delete are success.
@@ -75,6 +78,10 @@ pub enum Op {
     LinkSet { dev: Dev, change: LinkChange },
     /// Change flags of a bridge port.
     PortFlags { dev: Dev, flags: FlagChange },
+    /// Let a port send only what is its own.
+    GuardSet { dev: Dev, guard: Guard },
+    /// Take the guard from a port.
+    GuardDel { dev: Dev },
     /// Do not listen to router advertisements on a bridge.
     AcceptRaOff { dev: Dev },
     /// Send frames to a MAC to a place.
@@ -123,12 +130,28 @@ impl Op {
         }
     }
 
+    /// True for a step on the guard table: such steps go into one transaction.
+    pub fn is_guard(&self) -> bool {
+        matches!(self, Op::GuardSet { .. } | Op::GuardDel { .. })
+    }
+
+    /// The command, or for one of many lines what it does: for problems, which are read by people.
+    pub fn brief(&self) -> String {
+        match self {
+            Op::GuardSet { dev, .. } => format!("nft: set the guard of {dev}"),
+            Op::GuardDel { dev } => format!("nft: delete the guard of {dev}"),
+            op => op.to_string(),
+        }
+    }
+
     /// What it was planned for.
     pub fn key(&self) -> Key {
         match self {
             Op::LinkDel { dev }
             | Op::LinkSet { dev, .. }
             | Op::PortFlags { dev, .. }
+            | Op::GuardSet { dev, .. }
+            | Op::GuardDel { dev }
             | Op::AcceptRaOff { dev } => match dev.role() {
                 Some(crate::dev::Role::Bridge(vni) | crate::dev::Role::Vxlan(vni)) => Key::Network(vni),
                 _ => Key::Port(dev.clone()),
@@ -248,11 +271,16 @@ impl Op {
             Op::PortFlags { dev, flags } => {
                 write!(f, "ip link set dev {dev} type bridge_slave learning {}", on(flags.learning))?;
                 write!(f, " neigh_suppress {}", on(flags.neigh_suppress))?;
-                match flags.forward_gratuitous {
-                    Some(forward) => write!(f, " neigh_forward_grat {}", on(forward)),
+                if let Some(forward) = flags.forward_gratuitous {
+                    write!(f, " neigh_forward_grat {}", on(forward))?;
+                }
+                match flags.locked {
+                    Some(locked) => write!(f, " locked {}", on(locked)),
                     None => Ok(()),
                 }
             }
+            Op::GuardSet { dev, guard } => write!(f, "nft '{}'", guard::one_line(&guard.commands(dev))),
+            Op::GuardDel { dev } => write!(f, "nft '{}'", guard::one_line(&guard::removal(dev))),
             Op::AcceptRaOff { dev } => write!(f, "sysctl -w net.ipv6.conf.{dev}.accept_ra=0"),
             _ => Ok(()),
         }

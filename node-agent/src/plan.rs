@@ -11,6 +11,8 @@ use crate::model::{Desired, Key, Network, Place, Port};
 use crate::observed::{FdbKind, FdbPort, HostSide, Inside, Link, Observed, Peer, PortFlags, Vxlan};
 use crate::op::{At, FlagChange, Half, LinkChange, Op};
 
+mod guard;
+
 /// UDP port of VXLAN (RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;
 
@@ -36,6 +38,8 @@ pub enum Scope {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     RemoveLinks,
+    /// Before the ports that they guard.
+    Guards,
     Bridges,
     Tunnels,
     Ports,
@@ -200,7 +204,12 @@ impl Planner<'_> {
         // Suppression keeps gratuitous ARP and NA from the tunnel unless the kernel knows the third flag. Where it does
         // not, other hosts learn of a move by their own agents, and only a changed MAC waits for the peers' neighbour
         // ageing; an address therefore keeps its MAC wherever it goes.
-        let want = FlagChange { learning: false, neigh_suppress: true, forward_gratuitous: Some(true) };
+        let want = FlagChange {
+            learning: false,
+            neigh_suppress: true,
+            forward_gratuitous: Some(true),
+            locked: None,
+        };
         self.flags(Phase::Tunnels, &dev, flags, want);
         self.up(Phase::Tunnels, &dev, link);
     }
@@ -223,7 +232,8 @@ impl Planner<'_> {
             let grat = have.forward_gratuitous.is_none()
                 || want.forward_gratuitous.is_none()
                 || have.forward_gratuitous == want.forward_gratuitous;
-            have.learning == want.learning && have.neigh_suppress == want.neigh_suppress && grat
+            let lock = want.locked.is_none_or(|locked| have.locked == locked);
+            have.learning == want.learning && have.neigh_suppress == want.neigh_suppress && grat && lock
         };
         if !found.is_some_and(equal) {
             self.push(phase, Op::PortFlags { dev: dev.clone(), flags: want });
@@ -233,12 +243,19 @@ impl Planner<'_> {
     fn port(&mut self, dev: &Dev) {
         let host = self.observed.ports.get(dev);
         let Some(port) = self.desired.port_at(dev) else {
-            if host.is_some() && !self.desired.protects_port(dev) {
-                self.remove(dev);
+            if !self.desired.protects_port(dev) {
+                if host.is_some() {
+                    self.remove(dev);
+                }
+                self.unguard(dev);
             }
             return;
         };
         if let Some(problem) = self.port_obstacle(port, dev) {
+            self.problems.insert(Key::Port(dev.clone()), problem);
+            return;
+        }
+        if let Err(problem) = self.guard(port, dev) {
             self.problems.insert(Key::Port(dev.clone()), problem);
             return;
         }
@@ -306,7 +323,12 @@ impl Planner<'_> {
         let lost = self.new_bridges.contains(&port.vni) && !made;
         let enslave = lost || host.link.master.as_ref() != Some(&bridge);
         self.set(Phase::Ports, dev, link_change(&host.link, port.mtu, enslave.then_some(bridge)));
-        let want = FlagChange { learning: false, neigh_suppress: false, forward_gratuitous: None };
+        let want = FlagChange {
+            learning: false,
+            neigh_suppress: false,
+            forward_gratuitous: None,
+            locked: Some(port.guarded),
+        };
         self.flags(Phase::Ports, dev, Some(host.flags).filter(|_| !enslave), want);
         self.up(Phase::Ports, dev, &host.link);
     }

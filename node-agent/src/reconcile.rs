@@ -358,7 +358,7 @@ impl<D: Dataplane> Reconciler<D> {
                     let attempt = again.attempt;
                     tracing::debug!(command = %op, %error, attempt, retry_in = ?again.wait, "step failed");
                 }
-                self.statuses.failed(&self.desired, &key, format!("{op}: {error}"));
+                self.statuses.failed(&self.desired, &key, format!("{}: {error}", op.brief()));
                 worked.failed.insert(key);
             }
         }
@@ -392,7 +392,7 @@ impl<D: Dataplane> Reconciler<D> {
             self.statuses.failed(
                 &self.desired,
                 &key,
-                format!("not as programmed when read back; next: {op}"),
+                format!("not as programmed when read back; next: {}", op.brief()),
             );
         }
         self.statuses.add_problems(&self.desired, left.problems);
@@ -415,6 +415,15 @@ struct Worked {
 /// that a failure has made pointless are dropped.
 fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
     let mut taken = Vec::new();
+    while let Some((op, behind)) = rest.split_first().filter(|(op, _)| op.is_guard()) {
+        *rest = behind;
+        if !failed.contains(&op.key()) {
+            taken.push(op.clone());
+        }
+    }
+    if !taken.is_empty() {
+        return taken;
+    }
     let mut first: Option<Key> = None;
     while let Some((op, behind)) = rest.split_first() {
         let key = op.key();

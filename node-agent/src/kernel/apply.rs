@@ -18,6 +18,13 @@ impl Kernel {
         let mut results = Vec::with_capacity(ops.len());
         let mut rest = ops;
         while let Some(first) = rest.first() {
+            if first.is_guard() {
+                let count = rest.iter().take_while(|op| op.is_guard()).count();
+                let (now, later) = rest.split_at(count);
+                results.extend(crate::guard::nft::apply(now));
+                rest = later;
+                continue;
+            }
             let same = |op: &&Op| match (entry(first), first.inside()) {
                 (true, _) => entry(op),
                 (false, Some(at)) => op.inside() == Some(at) && !matches!(op, Op::Announce { .. }),

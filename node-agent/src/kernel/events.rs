@@ -65,6 +65,12 @@ impl Dataplane for Kernel {
                 self.refresh_inside(&dev, desired, observed)?;
             }
         }
+        if self.tables.get_mut().discard().map_err(NetlinkError::Socket)? {
+            let found = crate::guard::nft::read();
+            let changed = found.differing(&observed.guards);
+            heard.keys.extend(changed.into_iter().map(Key::Port));
+            observed.guards = found;
+        }
         for dev in self.stirred.take() {
             self.refresh_inside(&dev, desired, observed)?;
             heard.keys.insert(Key::Port(dev));
@@ -78,6 +84,9 @@ impl Dataplane for Kernel {
                 ready.clear_ready();
             },
             () = self.stirred.notify.notified() => {}
+            ready = self.tables.readable() => if let Ok(mut ready) = ready {
+                ready.clear_ready();
+            },
         }
     }
 

@@ -48,6 +48,7 @@ impl Kernel {
                 }
             }
         }
+        observed.guards = crate::guard::nft::read();
         let wanted: BTreeSet<Dev> = desired.ports().keys().map(Dev::port).collect();
         self.watches.retain(|dev, _| wanted.contains(dev));
         for dev in wanted {
@@ -143,6 +144,15 @@ impl Kernel {
         desired: &Desired,
         observed: &mut Observed,
     ) -> Result<(), NetlinkError> {
+        let guarded = |key: &Key| match key {
+            Key::Port(dev) => {
+                observed.guards.chains.contains_key(dev) || desired.port_at(dev).is_some_and(|p| p.guarded)
+            }
+            _ => false,
+        };
+        if keys.iter().any(guarded) {
+            observed.guards = crate::guard::nft::read();
+        }
         for key in keys {
             match key {
                 Key::Network(vni) => {

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use causeway_proto::{Mac, MacError, NameError, NetworkKey, NumberError, Vni, v1};
 
-use super::{IfAddr, NetnsRef, Network, Port, Remote};
+use super::{IfAddr, NetnsRef, Network, Port, Rate, Remote};
 use crate::dev::Dev;
 
 /// Why an item of the controller's state was refused.
@@ -51,6 +51,14 @@ pub enum ItemError {
         mtu: u32,
         /// The least that works with the port's addresses.
         min: u32,
+    },
+    /// Faster than anything can be.
+    #[error("{field}: {kbit} kbit/s is more than {FASTEST_KBIT}; 0 is no limit")]
+    Rate {
+        /// Which direction.
+        field: &'static str,
+        /// What was sent.
+        kbit: u64,
     },
     /// Two gateways of one family, or one without an address of its family.
     #[error("gateways: {0}")]
@@ -124,7 +132,22 @@ pub(super) fn port(port: &v1::NodePort) -> Result<Port, ItemError> {
         netns: netns(&port.netns)?,
         interface: interface(&port.interface)?,
         generation: port.generation,
+        guarded: port.guarded,
+        rate: rate(port.rate.as_ref())?,
     })
+}
+
+/// What the kernel's arithmetic of bytes a second and nanoseconds carries without loss, a thousand times what there is.
+const FASTEST_KBIT: u64 = 1_000_000_000;
+
+fn rate(rate: Option<&v1::RateLimit>) -> Result<Rate, ItemError> {
+    let Some(&v1::RateLimit { in_kbit, out_kbit }) = rate else { return Ok(Rate::default()) };
+    for (field, kbit) in [("rate.in_kbit", in_kbit), ("rate.out_kbit", out_kbit)] {
+        if kbit > FASTEST_KBIT {
+            return Err(ItemError::Rate { field, kbit });
+        }
+    }
+    Ok(Rate { in_kbit, out_kbit })
 }
 
 fn if_addr(text: &str) -> Result<IfAddr, ItemError> {

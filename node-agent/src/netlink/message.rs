@@ -118,6 +118,7 @@ pub(crate) fn set_flags(index: u32, flags: &FlagChange) -> Request {
     let mut data =
         vec![InfoBridgePort::Learning(flags.learning), InfoBridgePort::NeighSupress(flags.neigh_suppress)];
     data.extend(flags.forward_gratuitous.map(InfoBridgePort::NeighForwardGrat));
+    data.extend(flags.locked.map(InfoBridgePort::Locked));
     let mut message = LinkMessage::default();
     message.header.index = index;
     message.attributes = vec![LinkAttribute::LinkInfo(vec![

@@ -133,6 +133,7 @@ fn link_info(raw: &mut RawLink, info: &LinkInfo) {
                     InfoBridgePort::Learning(on) => raw.flags.learning = *on,
                     InfoBridgePort::NeighSupress(on) => raw.flags.neigh_suppress = *on,
                     InfoBridgePort::NeighForwardGrat(on) => raw.flags.forward_gratuitous = Some(*on),
+                    InfoBridgePort::Locked(on) => raw.flags.locked = *on,
                     InfoBridgePort::State(s) => raw.forwarding = *s == BridgePortState::Forwarding,
                     _ => {}
                 }

@@ -248,6 +248,40 @@ fn a_single_key_is_planned_without_the_rest() {
     );
 }
 
+fn guarded() -> v1::NodeState {
+    let mut state = state();
+    state.ports[0].guarded = true;
+    state
+}
+
+#[test]
+fn guard_is_switched_on_and_off_as_commands() {
+    let (_, mut observed) = settled(&state());
+    let on = plan(&load(&guarded()), &observed, &Scope::All);
+    apply(&mut observed, &on.ops);
+    let off = plan(&load(&state()), &observed, &Scope::All);
+    insta::assert_snapshot!(format!("{}\n{}", text(&on), text(&off)));
+}
+
+#[test]
+fn guard_is_there_before_its_port() {
+    let desired = load(&guarded());
+    let ops = plan(&desired, &empty(&desired), &Scope::All).ops;
+    let guard = ops.iter().position(|op| matches!(op, Op::GuardSet { .. })).unwrap();
+    let port = ops.iter().position(|op| matches!(op, Op::PortAdd { .. })).unwrap();
+    assert!(guard < port, "{ops:?}");
+}
+
+#[test]
+fn port_that_cannot_be_guarded_is_not_made() {
+    let desired = load(&guarded());
+    let mut observed = empty(&desired);
+    observed.guards.unusable = Some("nft is not installed".into());
+    let planned = plan(&desired, &observed, &Scope::All);
+    assert_eq!(planned.problems[&Key::Port(dev())], "it cannot be guarded: nft is not installed");
+    assert!(planned.ops.iter().all(|op| op.key() != Key::Port(dev())), "{:?}", planned.ops);
+}
+
 /// Small ranges, so that keys meet.
 fn any_state() -> impl Strategy<Value = v1::NodeState> {
     let network = (1u32..4, 1300u32..1303).prop_map(|(vni, mtu)| v1::NodeNetwork {
@@ -258,8 +292,9 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
         bridge_mac: format!("02:00:00:00:01:{vni:02x}"),
         ..v1::NodeNetwork::default()
     });
-    let port = (0u8..4, 1u32..4, 0u8..6, 0u8..3, 1u64..3, prop::bool::ANY).prop_map(
-        |(name, vni, mac, netns, generation, gateway)| v1::NodePort {
+    let port = (0u8..4, 1u32..4, 0u8..6, 0u8..3, 1u64..3, prop::bool::ANY, prop::bool::ANY).prop_map(
+        |(name, vni, mac, netns, generation, gateway, guarded)| v1::NodePort {
+            guarded,
             id: format!("default/n/{name}"),
             vni,
             mac: format!("02:00:00:00:00:{mac:02x}"),
@@ -308,7 +343,7 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
 
 /// What strangers and accidents do to a kernel.
 fn any_drift() -> impl Strategy<Value = Vec<(u8, usize)>> {
-    prop::collection::vec((0u8..12, 0usize..8), 0..8)
+    prop::collection::vec((0u8..15, 0usize..8), 0..8)
 }
 
 fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
@@ -330,6 +365,9 @@ fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
             10 => observed.tunnels.values_mut().skip(n).for_each(|t| {
                 *t = TunnelEntry { vtep: Some("192.0.2.77".parse().unwrap()), lasting: false };
             }),
+            11 => observed.guards.chains.values_mut().skip(n).for_each(|digest| *digest = 0),
+            12 => _ = nth(&observed.guards.chains, n).map(|d| observed.guards.chains.remove(&d)),
+            13 => observed.ports.values_mut().skip(n).for_each(|p| p.flags.locked = !p.flags.locked),
             _ => observed.insides.values_mut().skip(n).for_each(|inside| {
                 if let Inside::Present(peer) = inside {
                     peer.addresses.clear();

@@ -2,6 +2,7 @@
 
 mod attach;
 mod drift;
+mod guard;
 mod host;
 mod netns;
 mod program;
