@@ -11,6 +11,8 @@ packages=(
   frr gobgpd etcd-server etcd-client                  # the peers and the store the tests run against
   mmdebstrap                                          # root directories of the labs' images
 )
+# The guests in which labs and tests run that need more than this machine's kernel has.
+if [[ $(dpkg --print-architecture) == amd64 ]]; then packages+=(qemu-system-x86 busybox-static cpio kmod xz-utils); fi
 rust_needed=1.95
 
 say() { printf '%s\n' "$*"; }
@@ -81,4 +83,14 @@ mkdir -p "$(dirname "$versions")"
   printf 'debian %s\nkernel %s\nrust %s\n' "$(cat /etc/debian_version)" "$(uname -r)" "$rust"
   dpkg-query -W -f '${Package} ${Version}\n' "${packages[@]}"
 } > "$versions"
+# Their kernel. It goes where the labs' images go, which is root's unless CAUSEWAY_CACHE says otherwise.
+cache=${CAUSEWAY_CACHE:-/var/cache/causeway}
+if mkdir -p "$cache/guest" 2>/dev/null && [[ -w $cache/guest ]]; then
+  scripts/guest.sh
+elif command -v sudo >/dev/null; then
+  sudo --preserve-env=CAUSEWAY_CACHE scripts/guest.sh
+else
+  die "cannot write to $cache: run as root, or set CAUSEWAY_CACHE to a directory of yours"
+fi
+if [[ -e $cache/guest/current/package.txt ]]; then sed 's/^/guest kernel /' "$cache/guest/current/package.txt" >> "$versions"; fi
 say "setup: everything is there (versions in $versions)"

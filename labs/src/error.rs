@@ -99,6 +99,9 @@ pub enum LabError {
         /// The program that runs.
         exe: PathBuf,
     },
+    /// A guest could not do its work.
+    #[error(transparent)]
+    Guest(#[from] crate::guest::GuestError),
     /// The machine refused something.
     #[error("cannot {act}")]
     Io {

@@ -10,7 +10,7 @@ use crate::enter::PATH;
 use crate::error::{Act, LabError};
 use crate::image::{Image, Images, is_frr_like};
 use crate::links::LinkPlan;
-use crate::probe::missing_features;
+use crate::probe::{Need, features_of};
 use crate::spec::{BindSpec, FileSpec, NodeSpec};
 use crate::state::lab_run_dir;
 
@@ -21,6 +21,8 @@ pub(crate) struct Prepared {
     /// Images whose roots are needed, each once.
     pub(crate) images: Vec<Image>,
     pub(crate) warnings: Vec<String>,
+    /// What the kernel must have.
+    pub(crate) needs: Vec<Need>,
 }
 
 /// A node, ready to be made. The layers of its root come when its image is built.
@@ -56,8 +58,13 @@ pub(crate) struct Context<'a> {
 pub(crate) fn prepare(lab: &Lab, context: &Context<'_>) -> Result<Prepared, LabError> {
     let links = LinkPlan::of(lab)?;
     let plan = causeway_topology::plan(lab);
-    let mut prepared =
-        Prepared { nodes: Vec::new(), warnings: links.warnings.clone(), links, images: Vec::new() };
+    let mut prepared = Prepared {
+        nodes: Vec::new(),
+        warnings: links.warnings.clone(),
+        links,
+        images: Vec::new(),
+        needs: Vec::new(),
+    };
     let hosts = hosts_file(lab, plan.as_ref().ok());
     for node in lab.nodes_in_order() {
         if matches!(node.kind.as_str(), "bridge" | "ovs-bridge" | "host") {
@@ -104,13 +111,35 @@ pub(crate) fn prepare(lab: &Lab, context: &Context<'_>) -> Result<Prepared, LabE
             startup_delay: node.startup_delay,
         });
     }
-    let commands = prepared
-        .nodes
-        .iter()
-        .flat_map(|node| node.exec.iter().map(|argv| (node.name.as_str(), argv.as_slice())));
-    let missing = missing_features(commands);
-    prepared.warnings.extend(missing);
+    for node in &prepared.nodes {
+        let needs = needs(node);
+        prepared.needs.extend(needs);
+    }
     Ok(prepared)
+}
+
+/// What a node's commands, derived set-up and scripts that its commands run name.
+fn needs(node: &PreparedNode) -> Vec<Need> {
+    let need = |reason: String| {
+        let name = node.name.clone();
+        move |feature| Need { feature, node: name.clone(), reason: reason.clone() }
+    };
+    let mut needs = Vec::new();
+    if let Some(setup) = &node.setup {
+        needs.extend(features_of(setup).into_iter().map(need("its derived set-up".to_owned())));
+    }
+    for argv in &node.exec {
+        let command = argv.join(" ");
+        needs.extend(features_of(&command).into_iter().map(need(format!("`{command}`"))));
+        for bind in
+            node.spec.binds.iter().filter(|bind| argv.iter().any(|word| Path::new(word) == bind.target))
+        {
+            // What is no text is no script.
+            let script = fs::read_to_string(&bind.source).unwrap_or_default();
+            needs.extend(features_of(&script).into_iter().map(need(bind.source.display().to_string())));
+        }
+    }
+    needs
 }
 
 fn file(path: &str, text: String, mode: u32) -> FileSpec {

@@ -139,6 +139,12 @@ pub fn up(options: &UpOptions) -> Result<RunningLab, LabError> {
     for warning in &prepared.warnings {
         report.warn(warning);
     }
+    for need in crate::probe::unmet(std::mem::take(&mut prepared.needs))? {
+        report.warn(format!(
+            "node {}: this kernel has no {}, which {} needs",
+            need.node, need.feature, need.reason
+        ));
+    }
     build_images(&images, &mut prepared, cancel, &report)?;
     refuse_taken_names(&prepared)?;
 

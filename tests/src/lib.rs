@@ -12,6 +12,7 @@ pub mod controller;
 pub mod etcd;
 pub mod frr;
 pub mod gobgp;
+pub mod guest;
 pub mod lab;
 pub mod netns;
 pub mod process;
