@@ -103,7 +103,7 @@ Examples:
     #[command(
         subcommand,
         arg_required_else_help = true,
-        after_help = "Examples:\n  causeway topology check -t labs/quickstart"
+        after_help = "Examples:\n  causeway topology check labs/quickstart"
     )]
     Topology(topology::TopologyCommand),
     /// Versions of this program and of the controllers

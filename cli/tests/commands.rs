@@ -524,6 +524,22 @@ fn topology_files_are_checked_without_a_controller() {
     let done = check();
     assert_eq!(done.code, 1);
     assert!(done.out.contains("a.clab.yml:") && done.out.contains('^'), "{}", done.out);
+    // One spine: a warning, which fails on request only.
+    let text = "name: a\ntopology:\n  defaults: {kind: linux}\n  nodes:\n    spine1: {}\n    leaf1: {}\n    leaf2: {}\n  links:\n    - {endpoints: ['spine1:eth1', 'leaf1:eth1']}\n    - {endpoints: ['spine1:eth2', 'leaf2:eth1']}\n";
+    std::fs::write(&file, text).unwrap();
+    let path = file.to_str().unwrap();
+    let done = causeway("", &["topology", "check", path], "");
+    assert!(done.code == 0 && done.out.contains("warning[single-point]"), "{}{}", done.out, done.err);
+    let done = causeway("", &["topology", "check", path, "--strict", "-o", "json"], "");
+    let report: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((done.code, report["warnings"].as_u64(), report["errors"].as_u64()), (1, Some(1), Some(0)));
+    assert_eq!(report["findings"][0]["rule"], "single-point");
+    assert_eq!(
+        (report["findings"][0]["line"].as_u64(), report["findings"][0]["column"].as_u64()),
+        (Some(5), Some(5))
+    );
+    let done = causeway("", &["topology", "check", "--rules"], "");
+    assert!(done.code == 0 && done.out.contains("l2-loop"), "{}", done.out);
 }
 
 #[test]

@@ -14,9 +14,9 @@ use crate::sessions;
 /// AS of every BGP speaker that has no label.
 pub(crate) const DEFAULT_AS: u32 = 65_000;
 /// Underlay links get their /31 from here.
-const LINK_POOL: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 0);
+pub(crate) const LINK_POOL: Ipv4Addr = Ipv4Addr::new(10, 254, 0, 0);
 /// Loopbacks come from here.
-const LOOPBACK_POOL: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 0);
+pub(crate) const LOOPBACK_POOL: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 0);
 
 /// A plan in the making.
 pub(crate) struct Builder<'a> {

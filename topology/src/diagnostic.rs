@@ -33,8 +33,12 @@ pub struct Place {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
+    /// Which check found it, for example `mtu-underlay`; empty for what reading and planning find.
+    pub rule: &'static str,
     /// What is wrong with which object, and what to do.
     pub message: String,
+    /// What to do about it; empty when the message says it.
+    pub help: String,
     /// Name of the file, as given by the caller.
     pub file: String,
     /// Line, from 1; 0 when the file as a whole is meant.
@@ -103,7 +107,9 @@ impl Source {
     ) -> Diagnostic {
         Diagnostic {
             severity,
+            rule: "",
             message: message.into(),
+            help: String::new(),
             file: self.0.name.clone(),
             line: place.line,
             column: place.column,
@@ -161,9 +167,13 @@ impl fmt::Display for Severity {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.severity, self.message)?;
+        match self.rule {
+            "" => write!(f, "{}: {}", self.severity, self.message)?,
+            rule => write!(f, "{}[{rule}]: {}", self.severity, self.message)?,
+        }
         if self.line == 0 {
-            return write!(f, "\n  --> {}", self.file);
+            write!(f, "\n  --> {}", self.file)?;
+            return self.write_help(f, " ");
         }
         let number = self.line.to_string();
         let pad = " ".repeat(number.len());
@@ -175,7 +185,16 @@ impl fmt::Display for Diagnostic {
                 write!(f, "\n{pad} | {carets}")?;
             }
         }
-        Ok(())
+        self.write_help(f, &pad)
+    }
+}
+
+impl Diagnostic {
+    fn write_help(&self, f: &mut fmt::Formatter<'_>, pad: &str) -> fmt::Result {
+        match self.help.as_str() {
+            "" => Ok(()),
+            help => write!(f, "\n{pad} = help: {help}"),
+        }
     }
 }
 

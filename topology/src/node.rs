@@ -11,6 +11,7 @@ use crate::labels;
 use crate::magic;
 use crate::split::split_command;
 use crate::stages;
+use crate::suggest::did_you_mean;
 use crate::value::{Key, Span, Value};
 
 /// Reads a node. `None` if it is too wrong to go on with; the errors are said.
@@ -79,8 +80,16 @@ fn kind(cx: &mut Context<'_>, chain: &Chain<'_, '_>, name: &str, span: Span) -> 
         cx.warn(span, format!("node '{name}' has no kind: it is taken as 'linux'"));
         return "linux".to_owned();
     };
-    if !keys::KINDS.contains(&kind.text.as_str()) {
-        cx.warn(kind.span, format!("kind '{}' is run like 'linux' by this runner", shorten(&kind.text)));
+    let (known, shown) = (kind.text.as_str(), shorten(&kind.text));
+    // `vr-` was containerlab's prefix for kinds that are virtual machines.
+    if keys::FOREIGN_KINDS.contains(&known) || known.starts_with("vr-") {
+        cx.warn(kind.span, format!("kind '{shown}' is run like 'linux' by this runner"));
+    } else if !keys::KINDS.contains(&known) {
+        let hint = did_you_mean(known, keys::KINDS.iter().chain(keys::FOREIGN_KINDS).copied());
+        cx.error(
+            kind.span,
+            format!("there is no kind '{shown}'{hint}; a container with any image is of kind 'linux'"),
+        );
     }
     kind.text.clone()
 }

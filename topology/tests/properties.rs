@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use causeway_topology::check::{self, RULES};
 use causeway_topology::{LoadOptions, Severity, graph, parse, plan, render, render_all, split_command};
 use proptest::prelude::*;
 
@@ -23,7 +24,7 @@ fn digest(text: &str) {
     let check = |findings: &[causeway_topology::Diagnostic]| {
         for d in findings {
             assert!(d.line <= lines && (d.line == 0) == (d.column == 0), "{d}");
-            assert!(d.to_string().lines().count() <= 5 && !d.message.contains('\u{1b}'), "{d}");
+            assert!(d.to_string().lines().count() <= 6 && !d.message.contains('\u{1b}'), "{d}");
         }
     };
     match parse(text, Path::new("/labs/x.clab.yml"), &options) {
@@ -33,6 +34,12 @@ fn digest(text: &str) {
         }
         Ok(loaded) => {
             check(&loaded.warnings);
+            // The text is also tried as the configuration of every node: it may be anything.
+            let configs = loaded.lab.nodes.keys().map(|n| (n.clone(), text.to_owned())).collect();
+            let report = check::lab(loaded.clone(), &configs);
+            check(&report.findings);
+            assert!(report.findings.iter().all(|d| RULES.iter().any(|r| r.id == d.rule)));
+            assert_eq!(report.plan.is_none(), report.findings.iter().any(|d| d.rule == "fabric"));
             let lab = loaded.lab;
             let _ = (graph::mermaid(&lab), graph::dot(&lab));
             for node in lab.nodes.values() {

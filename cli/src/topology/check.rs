@@ -1,0 +1,135 @@
+//! `causeway topology check`.
+
+use causeway_topology::check::{RULES, Report, file};
+use causeway_topology::{Diagnostic, LoadOptions, Severity, render_all};
+use clap::Args;
+use serde::Serialize;
+
+use super::FileArg;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::{Format, Output, Table, Tone, paint, plain};
+
+/// Read a containerlab file, derive its fabric and say what is wrong with it
+///
+/// Addresses, AS numbers, cabling, MTU, single points of failure, and BGP: who never learns whose routes. Every finding
+/// has a place, a rule, what is wrong and what to do. Exit code 1 with errors, with --strict also with warnings.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway topology check labs/quickstart
+  causeway topology check dc1.clab.yml --strict
+  causeway topology check dc1.clab.yml -o json
+  causeway topology check --rules")]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    file: FileArg,
+    /// Warnings fail, too
+    #[arg(long)]
+    strict: bool,
+    /// List the rules instead
+    #[arg(long, conflicts_with_all = ["strict"])]
+    rules: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown {
+    file: String,
+    nodes: usize,
+    links: usize,
+    bgp_speakers: usize,
+    errors: usize,
+    warnings: usize,
+    notes: usize,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+struct Finding {
+    severity: String,
+    rule: &'static str,
+    message: String,
+    help: String,
+    file: String,
+    line: usize,
+    column: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Rule {
+    id: &'static str,
+    text: &'static str,
+}
+
+impl From<&Diagnostic> for Finding {
+    fn from(d: &Diagnostic) -> Self {
+        Finding {
+            severity: d.severity.to_string(),
+            rule: d.rule,
+            message: d.message.clone(),
+            help: d.help.clone(),
+            file: d.file.clone(),
+            line: d.line,
+            column: d.column,
+        }
+    }
+}
+
+pub(super) fn run(args: &CheckArgs, out: Output) -> Outcome {
+    if args.rules {
+        return rules(out);
+    }
+    let path = args.file.find()?;
+    let report = file(&path, &LoadOptions::from_process());
+    let shown = Shown {
+        file: path.display().to_string(),
+        nodes: report.lab.as_ref().map_or(0, |l| l.nodes.len()),
+        links: report.lab.as_ref().map_or(0, |l| l.links.len()),
+        bgp_speakers: report.plan.iter().flat_map(|p| p.nodes.values()).filter(|n| n.asn.is_some()).count(),
+        errors: report.count(Severity::Error),
+        warnings: report.count(Severity::Warning),
+        notes: report.count(Severity::Note),
+        findings: report.findings.iter().map(Finding::from).collect(),
+    };
+    let exit = if shown.errors > 0 || (args.strict && shown.warnings > 0) { Exit::Failed } else { Exit::Ok };
+    if out.format == Format::Table {
+        show(&shown, &report, exit, out)?;
+    } else {
+        out.data(&shown)?;
+    }
+    Ok(exit)
+}
+
+fn show(shown: &Shown, report: &Report, exit: Exit, out: Output) -> Result<(), Failure> {
+    if !report.findings.is_empty() {
+        out.line(&format!("{}\n", render_all(&report.findings)))?;
+    }
+    let (word, tone) = match exit {
+        Exit::Ok if shown.warnings == 0 => ("ok", Tone::Good),
+        Exit::Ok => ("warn", Tone::Warn),
+        _ => ("wrong", Tone::Bad),
+    };
+    let Shown { file, nodes, links, bgp_speakers, errors, warnings, notes, .. } = shown;
+    let size = match report.plan {
+        Some(_) => format!("{nodes} nodes, {links} links, {bgp_speakers} BGP speakers; "),
+        None => String::new(),
+    };
+    let word = paint(word, tone, out.colour);
+    out.line(&format!("{word}  {file}: {size}{errors} errors, {warnings} warnings, {notes} notes"))?;
+    if exit == Exit::Ok {
+        out.next("causeway lab up -t FILE");
+    }
+    Ok(())
+}
+
+fn rules(out: Output) -> Outcome {
+    if out.format == Format::Table {
+        let mut table = Table::new(&["RULE", "FINDS"]);
+        for rule in RULES {
+            table.row(vec![plain(rule.id), plain(rule.text)]);
+        }
+        out.text(&table.render(out.colour))?;
+    } else {
+        out.data(&RULES.iter().map(|r| Rule { id: r.id, text: r.text }).collect::<Vec<_>>())?;
+    }
+    Ok(Exit::Ok)
+}

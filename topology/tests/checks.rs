@@ -1,0 +1,406 @@
+//! What `topology check` finds, and where: one small file per rule, each with the line that is at fault.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test helpers")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use causeway_topology::check::{self, RULES, Report};
+use causeway_topology::{LoadOptions, Severity, parse, render_all};
+
+/// A fabric that is right: two spines, two leaves, a server at each, a controller.
+const GOOD: &str = r#"name: good
+topology:
+  defaults: {kind: linux}
+  nodes:
+    spine1: {labels: {causeway.role: spine}}
+    spine2: {labels: {causeway.role: spine}}
+    leaf1: {labels: {causeway.role: leaf}}
+    leaf2: {labels: {causeway.role: leaf}}
+    bm1: {labels: {causeway.role: server, causeway.address: "10.9.0.1/24, fd00:9::1/64"}}
+    bm2: {labels: {causeway.role: server, causeway.address: "10.9.0.2/24, fd00:9::2/64"}}
+    ctl: {labels: {causeway.role: controller}}
+  links:
+    - {endpoints: ["spine1:eth1", "leaf1:eth1"]}
+    - {endpoints: ["spine1:eth2", "leaf2:eth1"]}
+    - {endpoints: ["spine2:eth1", "leaf1:eth2"]}
+    - {endpoints: ["spine2:eth2", "leaf2:eth2"]}
+    - {endpoints: ["spine1:eth3", "ctl:eth1"]}
+    - {endpoints: ["spine2:eth3", "ctl:eth2"]}
+    - {endpoints: ["leaf1:eth3", "bm1:eth1"], mtu: 1500, labels: {causeway.vni: 100}}
+    - {endpoints: ["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {causeway.vni: 100}}
+"#;
+
+fn report_with(text: &str, configs: &[(&str, &str)]) -> Report {
+    let configs: BTreeMap<String, String> = configs.iter().map(|(n, t)| ((*n).into(), (*t).into())).collect();
+    match parse(text, Path::new("/labs/x.clab.yml"), &LoadOptions::default()) {
+        Ok(loaded) => check::lab(loaded, &configs),
+        Err(mut findings) => {
+            findings.iter_mut().for_each(|d| d.rule = "file");
+            Report { lab: None, plan: None, findings }
+        }
+    }
+}
+
+fn report(text: &str) -> Report {
+    report_with(text, &[])
+}
+
+/// [`GOOD`] with one piece of text replaced, and the line in which it stood.
+fn changed(from: &str, to: &str) -> (String, usize) {
+    let at = GOOD.find(from).unwrap_or_else(|| panic!("'{from}' is not in the file"));
+    (GOOD.replacen(from, to, 1), GOOD[..at].lines().count().max(1))
+}
+
+#[test]
+fn a_good_fabric_has_notes_only() {
+    let report = report(GOOD);
+    let all = render_all(&report.findings);
+    assert_eq!((report.count(Severity::Error), report.count(Severity::Warning)), (0, 0), "{all}");
+    let rules: Vec<&str> = report.findings.iter().map(|d| d.rule).collect();
+    assert_eq!(rules, ["single-homed", "single-controller"], "{all}");
+}
+
+/// Text to replace, its replacement, severity, rule, words of the message; the line is that of the text replaced unless
+/// another piece of text is named.
+type Case = (&'static str, &'static str, Severity, &'static str, &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    // The file itself.
+    (
+        "leaf2: {labels",
+        "leaf2: {kind: toaster, labels",
+        Severity::Error,
+        "file",
+        "there is no kind 'toaster'",
+        "",
+    ),
+    (
+        "leaf2: {labels",
+        "leaf2: {kind: nokia_srlinux, labels",
+        Severity::Warning,
+        "file",
+        "kind 'nokia_srlinux' is run like 'linux'",
+        "",
+    ),
+    (
+        r#"{endpoints: ["spine2:eth2", "leaf2:eth2"]}"#,
+        "{type: tunnel, endpoint: {node: leaf2, interface: eth2}}",
+        Severity::Error,
+        "file",
+        "there is no link type 'tunnel'",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["leaf2:eth2"]"#,
+        Severity::Error,
+        "file",
+        "a link has two endpoints, not 1",
+        "",
+    ),
+    (
+        r#""leaf2:eth2""#,
+        r#""leaf2:eth1""#,
+        Severity::Error,
+        "file",
+        "interface 'eth1' of node 'leaf2' is used twice",
+        "",
+    ),
+    (
+        r#""leaf2:eth2""#,
+        r#""laef2:eth2""#,
+        Severity::Error,
+        "file",
+        "there is no node 'laef2'; did you mean 'leaf2'",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["leaf2:eth7", "leaf2:eth2"]"#,
+        Severity::Warning,
+        "file",
+        "joins node 'leaf2' to itself",
+        "",
+    ),
+    (
+        "causeway.vni: 100",
+        "causeway.vni: 16777216",
+        Severity::Error,
+        "file",
+        "causeway.vni '16777216' is not a number in 1 to 16777215",
+        "",
+    ),
+    ("causeway.vni: 100", "causeway.vni: 0", Severity::Error, "file", "causeway.vni '0'", ""),
+    // Addresses.
+    (
+        "\"10.9.0.2/24",
+        "\"10.9.0.1/24",
+        Severity::Error,
+        "address-duplicate",
+        "address 10.9.0.1 of network 100 is given twice: to 'bm1' and to 'bm2'",
+        "",
+    ),
+    ("\"10.9.0.2/24", "\"10.8.0.2/24", Severity::Warning, "subnet-differs", "different subnets", ""),
+    (
+        "\"10.9.0.2/24",
+        "\"10.9.0.255/24",
+        Severity::Error,
+        "address-unusable",
+        "broadcast address of its prefix",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.loopback: 224.0.0.1, ",
+        Severity::Error,
+        "address-unusable",
+        "multicast",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.loopback: 10.255.0.1, ",
+        Severity::Error,
+        "fabric",
+        "10.255.0.1 is given twice",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.router-id: 10.255.0.1, ",
+        Severity::Error,
+        "fabric",
+        "router id 10.255.0.1 is given twice",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.loopback: 10.254.0.0, causeway.router-id: 1.1.1.1, ",
+        Severity::Error,
+        "fabric",
+        "10.254.0.0 is given twice",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], ipv4: [10.254.0.12/28, 10.254.0.13/28]"#,
+        Severity::Error,
+        "subnet-overlap",
+        "overlaps",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], ipv4: [172.20.20.2/31, 172.20.20.3/31]"#,
+        Severity::Warning,
+        "subnet-overlap",
+        "management network",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.link-pool: 10.0.0.0/8}",
+        Severity::Error,
+        "pool-overlap",
+        "overlap",
+        "spine1: {",
+    ),
+    (
+        "leaf2: {labels",
+        "leaf2: {exec: [\"ip addr add 192.0.2.1/31 dev eth1\"], labels",
+        Severity::Warning,
+        "address-differs",
+        "192.0.2.1/31 on eth1, and the fabric has 10.254.0.3/31",
+        "",
+    ),
+    // AS numbers and routes.
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.asn: 23456, ",
+        Severity::Error,
+        "as-reserved",
+        "AS_TRANS",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.asn: 3320, ",
+        Severity::Warning,
+        "as-not-private",
+        "public",
+        "",
+    ),
+    (
+        "spine1: {labels: {",
+        "spine1: {labels: {causeway.rr: false, ",
+        Severity::Error,
+        "fabric",
+        "reflects no routes",
+        "",
+    ),
+    // MTU.
+    (
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500"#,
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1279"#,
+        Severity::Error,
+        "mtu-ipv6",
+        "MTU of 1279 and carries IPv6",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], mtu: 1549"#,
+        Severity::Error,
+        "mtu-underlay",
+        "MTU of 1549, and network 100 sends 1500 bytes: with VXLAN over IPv4 it needs 1550",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], mtu: 1550"#,
+        Severity::Warning,
+        "mtu-uneven",
+        "MTUs from 1550 to 9500",
+        "",
+    ),
+    (
+        r#""bm1:eth1"], mtu: 1500"#,
+        r#""bm1:eth1"]"#,
+        Severity::Warning,
+        "mtu-underlay",
+        "needs 9550",
+        r#"["spine1:eth1""#,
+    ),
+    // Cabling.
+    (
+        r#"    - {endpoints: ["spine2:eth2", "leaf2:eth2"]}"#,
+        "",
+        Severity::Warning,
+        "single-uplink",
+        "leaf2 (to spine1) has one uplink",
+        "leaf2: {",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]}"#,
+        r#"["leaf1:eth9", "leaf2:eth2"], labels: {causeway.vni: 100}}"#,
+        Severity::Error,
+        "l2-loop",
+        "leaf1:eth9 to leaf2:eth2 closes a circle in network 100",
+        "",
+    ),
+    (
+        r#", labels: {causeway.vni: 100}"#,
+        "",
+        Severity::Warning,
+        "server-no-switch",
+        "server 'bm1' is in no network",
+        "bm1: {",
+    ),
+    (
+        "ctl: {",
+        "lost: {labels: {causeway.role: server}}\n    ctl: {",
+        Severity::Warning,
+        "node-alone",
+        "no link joins server 'lost' to anything",
+        "",
+    ),
+];
+
+#[test]
+fn each_fault_is_found_at_its_place() {
+    for (from, to, severity, rule, words, elsewhere) in CASES {
+        let (text, line) = changed(from, to);
+        let at = |piece: &str| text.lines().position(|l| l.contains(piece)).map(|i| i + 1);
+        let line = if elsewhere.is_empty() { line } else { at(elsewhere).unwrap() };
+        let report = report(&text);
+        let all = render_all(&report.findings);
+        let found = report.findings.iter().find(|d| d.rule == *rule && d.message.contains(words));
+        let found = found.unwrap_or_else(|| panic!("no {rule} '{words}' in:\n{all}"));
+        assert_eq!((found.severity, found.line), (*severity, line), "{words}:\n{all}");
+        assert!(found.excerpt.contains('^') && found.column > 0, "{found}");
+    }
+}
+
+#[test]
+fn leaves_without_a_spine_are_refused() {
+    let text = "name: x\ntopology:\n  nodes:\n    leaf1: {kind: linux}\n    bm1: {kind: linux}\n  links:\n    - {endpoints: [\"leaf1:eth1\", \"bm1:eth1\"], mtu: 1500, labels: {causeway.vni: 5}}\n";
+    let report = report(text);
+    let found = report.findings.iter().find(|d| d.rule == "leaf-no-spine").unwrap();
+    assert_eq!((found.severity, found.line), (Severity::Error, 4), "{found}");
+}
+
+#[test]
+fn one_spine_is_a_single_point_and_said_once() {
+    let text: String = GOOD.lines().filter(|l| !l.contains("spine2")).map(|l| format!("{l}\n")).collect();
+    let report = report(&text);
+    let found: Vec<&str> =
+        report.findings.iter().filter(|d| d.severity == Severity::Warning).map(|d| d.rule).collect();
+    assert_eq!(found, ["single-point"], "{}", render_all(&report.findings));
+}
+
+/// Leaves of one AS behind spines of another drop each other's routes; an AS each is right.
+#[test]
+fn routes_that_never_arrive_are_found() {
+    let spines = GOOD.replace("causeway.role: spine", "causeway.role: spine, causeway.asn: 65100");
+    let found = report(&spines);
+    let lost: Vec<_> = found.findings.iter().filter(|d| d.rule == "routes-lost").collect();
+    assert!(
+        lost.len() == 3 && lost[0].message.contains("'leaf1' never gets the EVPN routes of"),
+        "{}",
+        render_all(&found.findings)
+    );
+    assert!(lost[0].help.contains("causeway.asn of its own"), "{}", lost[0]);
+    let right = spines
+        .replace("leaf1: {labels: {", "leaf1: {labels: {causeway.asn: 65101, ")
+        .replace("leaf2: {labels: {", "leaf2: {labels: {causeway.asn: 65102, ");
+    let found = report(&right);
+    assert_eq!(found.count(Severity::Error), 0, "{}", render_all(&found.findings));
+}
+
+#[test]
+fn loopbacks_inside_of_links_are_found() {
+    let text = GOOD.replace("leaf2: {labels: {", "leaf2: {labels: {causeway.loopback: 10.200.0.9, ").replace(
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], ipv4: [10.200.0.1/24, 10.200.0.2/24]"#,
+    );
+    let report = report(&text);
+    let found = report.findings.iter().find(|d| d.rule == "subnet-overlap").unwrap();
+    assert!(
+        found.line == 8 && found.message.contains("the loopback 10.200.0.9 of node 'leaf2' is inside of"),
+        "{found}"
+    );
+}
+
+#[test]
+fn parts_without_a_link_are_found() {
+    let text = GOOD.replace(
+        "  links:\n",
+        "    x1: {}\n    x2: {}\n  links:\n    - {endpoints: [\"x1:eth1\", \"x2:eth1\"]}\n",
+    );
+    let report = report(&text);
+    let found = report.findings.iter().find(|d| d.rule == "parts").unwrap();
+    assert!(found.message.starts_with("x1 and x2 are linked to each other"), "{found}");
+}
+
+#[test]
+fn configurations_are_held_against_each_other() {
+    let spine = "router bgp 65000\n bgp router-id 10.255.0.1\n bgp graceful-restart\n neighbor 10.254.0.1 remote-as 65009\n neighbor 192.0.2.99 remote-as 65000\n";
+    let leaf = "router bgp 65000\n bgp router-id 9.9.9.9\n neighbor 10.254.0.4 remote-as 65000\n";
+    let report = report_with(GOOD, &[("spine1", spine), ("leaf1", leaf)]);
+    let rules: Vec<(&str, Severity)> = report.findings.iter().map(|d| (d.rule, d.severity)).collect();
+    for want in [
+        ("bgp-as-mismatch", Severity::Error),
+        ("bgp-peer-missing", Severity::Error),
+        ("bgp-peer-unknown", Severity::Warning),
+        ("graceful-restart", Severity::Warning),
+        ("config-differs", Severity::Warning),
+    ] {
+        assert!(rules.contains(&want), "{want:?}:\n{}", render_all(&report.findings));
+    }
+}
+
+#[test]
+fn rules_are_sorted_and_unique() {
+    assert!(RULES.windows(2).all(|w| w[0].id < w[1].id));
+    assert!(RULES.iter().all(|r| r.text.ends_with('.')));
+}
