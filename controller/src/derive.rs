@@ -9,6 +9,7 @@
 pub mod evpn;
 pub mod imports;
 pub mod node;
+pub mod place;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use imbl::ordmap::DiffItem;
 
 use crate::model::{Binding, Network, Node, Port};
 use crate::snapshot::{Record, Snapshot};
+use place::Place;
 
 /// A port that lives somewhere, with the records that say so.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,8 @@ pub struct Bound<'a> {
     pub network: &'a Network,
     /// Its node.
     pub node: &'a Node,
+    /// Where its frames enter the fabric.
+    pub place: Place,
 }
 
 /// The port with its records; `None` if it does not exist, is released or lives nowhere.
@@ -42,7 +46,8 @@ pub fn bound<'a>(snapshot: &'a Snapshot, key: &PortKey) -> Option<Bound<'a>> {
     }
     let network = &snapshot.networks.get(&key.network)?.value;
     let node = &snapshot.nodes.get(&binding.node)?.value;
-    Some(Bound { port, binding, network, node })
+    let place = place::place(snapshot, node)?;
+    Some(Bound { port, binding, network, node, place })
 }
 
 /// First key that a port of this network can have.

@@ -131,6 +131,21 @@ pub fn vtep(vtep: IpAddr) -> String {
     format!("index/vtep/{vtep}")
 }
 
+/// Claims a VTEP that two switches share, for one of them.
+pub fn anycast_vtep(vtep: IpAddr, node: &Name) -> String {
+    format!("index/anycast/{vtep}/{node}")
+}
+
+/// Below it lie the switches that share a VTEP.
+pub fn sharers_of(vtep: IpAddr) -> String {
+    format!("index/anycast/{vtep}/")
+}
+
+/// Claims a router MAC.
+pub fn router_mac(mac: Mac) -> String {
+    format!("index/router-mac/{mac}")
+}
+
 /// Claims a route distinguisher's number.
 pub fn rd(number: u16) -> String {
     format!("index/rd/{number}")

@@ -4,9 +4,19 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use causeway_bgp::RouteTarget;
+use causeway_bgp::{Esi, RouteTarget};
 use causeway_proto::{AddressRange, Mac, Name, NetworkKey, PortKey, Prefix, VlanId, Vni};
 use serde::{Deserialize, Serialize};
+
+mod fabric;
+mod text;
+
+pub use fabric::{
+    Attachment, GATEWAY_MAC, Guard, HostBridge, Irb, MacvlanMode, NodeMode, RateLimit, Uplink, VrfRoute,
+    WorkloadKind,
+};
+pub use text::{EsiError, parse_esi};
+use text::{esi, targets};
 
 /// A routing domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +32,16 @@ pub struct Vrf {
     /// Imported route targets as declared; empty: the exported ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "targets")]
     pub import_targets: Vec<RouteTarget>,
+    /// Prefixes advertised beside the connected subnets; unique.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<VrfRoute>,
+    /// The connected subnets are not advertised.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_connected: bool,
+    /// Number of its route distinguisher and of its kernel table (1000 above), the same everywhere; given once, never
+    /// changed. 0: it has none, as nobody declared it since controllers route.
+    #[serde(default, skip_serializing_if = "is_zero16")]
+    pub rd_number: u16,
 }
 
 /// A layer 2 segment.
@@ -50,6 +70,25 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// Number of the network's route distinguisher, the same on every controller; given once, never changed.
     pub rd_number: u16,
+    /// How it is routed, as declared; `None`: symmetric if its VRF has an L3 VNI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub irb: Option<Irb>,
+    /// MAC of the anycast gateway as declared; `None`: [`GATEWAY_MAC`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_mac: Option<Mac>,
+    /// Ways in which ports may be attached; empty: all that their nodes allow.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<Attachment>,
+    /// Ports are not guarded unless they ask for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_guard: bool,
+}
+
+impl Network {
+    /// MAC of the anycast gateway.
+    pub fn gateway_mac(&self) -> Mac {
+        self.gateway_mac.unwrap_or(GATEWAY_MAC)
+    }
 }
 
 /// A prefix of a network.
@@ -73,14 +112,6 @@ pub struct Subnet {
     pub reservations: Vec<AddressRange>,
 }
 
-/// What a node does for the fabric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeMode {
-    /// The host itself encapsulates.
-    HostVtep,
-}
-
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -88,9 +119,10 @@ pub struct Node {
     pub name: Name,
     /// What it does.
     pub mode: NodeMode,
-    /// Its tunnel end point.
-    pub vtep: IpAddr,
-    /// MTU of the underlay in bytes.
+    /// Its tunnel end point; a host has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vtep: Option<IpAddr>,
+    /// MTU of the underlay in bytes; of a host's links.
     pub underlay_mtu: u32,
     /// Where it stands.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -98,6 +130,27 @@ pub struct Node {
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// A host's links to switches, one or two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub uplinks: Vec<Uplink>,
+    /// VTEP that a switch shares with its partner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anycast_vtep: Option<IpAddr>,
+    /// Router MAC as declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub router_mac: Option<Mac>,
+    /// Ethernet segment of a host with two uplinks.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "esi")]
+    pub esi: Option<Esi>,
+    /// Networks that a switch bridges whatever is behind it; ordered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkKey>,
+    /// How a host's bridges are built.
+    #[serde(default)]
+    pub host_bridge: HostBridge,
+    /// The agent may move a host's own addresses to a bridge.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub move_addresses: bool,
 }
 
 /// A BGP neighbour.
@@ -148,6 +201,12 @@ pub struct Port {
     /// Unix time in milliseconds of its release; `None`: in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_ms: Option<i64>,
+    /// How fast it may be.
+    #[serde(default, skip_serializing_if = "RateLimit::is_none")]
+    pub rate: RateLimit,
+    /// Whether it is guarded; `None`: as its network says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
 }
 
 /// Where a port lives.
@@ -157,9 +216,19 @@ pub struct Binding {
     pub port: PortKey,
     /// The node.
     pub node: Name,
-    /// The workload's namespace: an absolute path on the node, or `pid:NUMBER`.
+    /// What kind of workload.
+    #[serde(default)]
+    pub kind: WorkloadKind,
+    /// How it is attached; `None` for bare metal.
+    #[serde(default = "vxlan_bridge")]
+    pub attachment: Option<Attachment>,
+    /// For macvlan.
+    #[serde(default, skip_serializing_if = "MacvlanMode::is_bridge")]
+    pub macvlan_mode: MacvlanMode,
+    /// The workload's namespace: an absolute path on the node, or `pid:NUMBER`; empty for others than containers.
     pub netns: String,
-    /// Interface name inside.
+    /// Interface name inside; of a tap its name on the node; of bare metal at a switch the switch's interface, else
+    /// empty.
     pub interface: String,
     /// Grows with every new binding of the port; a lower one is refused everywhere. It outlives an unbind.
     pub generation: u64,
@@ -171,17 +240,12 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-/// Route targets as text.
-mod targets {
-    use causeway_bgp::RouteTarget;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+fn is_zero16(n: &u16) -> bool {
+    *n == 0
+}
 
-    pub(super) fn serialize<S: Serializer>(targets: &[RouteTarget], s: S) -> Result<S::Ok, S::Error> {
-        s.collect_seq(targets.iter().map(ToString::to_string))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<RouteTarget>, D::Error> {
-        let texts = Vec::<String>::deserialize(d)?;
-        texts.iter().map(|t| t.parse().map_err(D::Error::custom)).collect()
-    }
+/// What bindings were before there was a choice.
+#[expect(clippy::unnecessary_wraps, reason = "serde wants the field's type")]
+fn vxlan_bridge() -> Option<Attachment> {
+    Some(Attachment::VxlanBridge)
 }

@@ -20,7 +20,7 @@ use causeway_proto::{Mac, Name, PortKey, Revision};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Binding, Port};
+use crate::model::{Attachment, Binding, Guard, MacvlanMode, Port, RateLimit, WorkloadKind};
 use crate::state::State;
 use crate::store::Store;
 
@@ -40,6 +40,25 @@ pub struct CreatePort {
     pub labels: BTreeMap<String, String>,
     /// Bind it in the same transaction.
     pub bind: Option<Place>,
+    /// How fast it may be. A port that exists keeps what it has.
+    pub rate: RateLimit,
+    /// Whether it is guarded; `None`: as its network says. A port that exists keeps what it has.
+    pub guard: Option<Guard>,
+}
+
+impl CreatePort {
+    /// One with nothing asked for.
+    pub fn new(key: PortKey) -> Self {
+        CreatePort {
+            key,
+            addresses: Vec::new(),
+            mac: None,
+            labels: BTreeMap::new(),
+            bind: None,
+            rate: RateLimit::default(),
+            guard: None,
+        }
+    }
 }
 
 /// Where a port shall live.
@@ -47,10 +66,30 @@ pub struct CreatePort {
 pub struct Place {
     /// The node.
     pub node: Name,
-    /// The workload's namespace: an absolute path on the node, or `pid:NUMBER`.
+    /// What kind of workload.
+    pub kind: WorkloadKind,
+    /// How it is attached; `None`: by node and kind.
+    pub attachment: Option<Attachment>,
+    /// For macvlan; `None`: bridge.
+    pub macvlan_mode: Option<MacvlanMode>,
+    /// The workload's namespace: an absolute path on the node, or `pid:NUMBER`; empty for others than containers.
     pub netns: String,
-    /// Interface name inside.
+    /// Interface name inside, of a tap on the node, of bare metal at a switch the switch's; empty: by kind.
     pub interface: String,
+}
+
+impl Place {
+    /// A container on a node, attached as the node does by default.
+    pub fn container(node: Name, netns: impl Into<String>, interface: impl Into<String>) -> Self {
+        Place {
+            node,
+            kind: WorkloadKind::Container,
+            attachment: None,
+            macvlan_mode: None,
+            netns: netns.into(),
+            interface: interface.into(),
+        }
+    }
 }
 
 /// A port as stored.
@@ -73,6 +112,15 @@ pub enum Request {
     Create(CreatePort),
     /// Say where it lives.
     Bind(PortKey, Place),
+    /// Change what may change while it lives.
+    Update {
+        /// Which one.
+        key: PortKey,
+        /// New rate limits; `None`: as they are.
+        rate: Option<RateLimit>,
+        /// New guard, of which `Some(None)` is "as its network says"; `None`: as it is.
+        guard: Option<Option<Guard>>,
+    },
     /// It lives nowhere.
     Unbind(PortKey),
     /// It is not needed any more; with `forget` its addresses go back to the pool now.
@@ -127,6 +175,16 @@ impl Ports {
     /// Says where a port lives. The same place again changes nothing.
     pub async fn bind(&self, key: PortKey, place: Place) -> Result<Stored, PortError> {
         stored(self.one(Request::Bind(key, place)).await)
+    }
+
+    /// Changes rate limits and guard; nothing changes if they are so.
+    pub async fn update(
+        &self,
+        key: PortKey,
+        rate: Option<RateLimit>,
+        guard: Option<Option<Guard>>,
+    ) -> Result<Stored, PortError> {
+        stored(self.one(Request::Update { key, rate, guard }).await)
     }
 
     /// The port lives nowhere; nothing changes if that is so.

@@ -53,6 +53,10 @@ pub struct Snapshot {
     pub by_mac: OrdMap<(NetworkKey, Mac), Arc<Record<Port>>>,
     /// Index: ports actively bound to a node.
     pub by_node: OrdSet<(Name, PortKey)>,
+    /// Index: hosts behind a switch.
+    pub behind: OrdSet<(Name, Name)>,
+    /// Index: nodes with a VTEP, own or shared.
+    pub by_vtep: OrdSet<(IpAddr, Name)>,
     /// Index: which addresses of each subnet are taken.
     pub(crate) taken: OrdMap<(Name, Prefix), Taken>,
 }
@@ -72,6 +76,8 @@ impl Default for Snapshot {
             by_address: OrdMap::new(),
             by_mac: OrdMap::new(),
             by_node: OrdSet::new(),
+            behind: OrdSet::new(),
+            by_vtep: OrdSet::new(),
             taken: OrdMap::new(),
         };
         snapshot.restore_default_vrf();
@@ -125,6 +131,19 @@ impl Snapshot {
             .range(first..)
             .take_while(move |(n, _)| n == node)
             .filter_map(|(_, port)| self.bindings.get(port))
+    }
+
+    /// Hosts with an uplink to a switch, by name.
+    pub fn hosts_behind<'a>(&'a self, switch: &'a Name) -> impl Iterator<Item = &'a Arc<Record<Node>>> {
+        let first = (switch.clone(), Name::lowest());
+        let here = self.behind.range(first..).take_while(move |(name, _)| name == switch);
+        here.filter_map(|(_, host)| self.nodes.get(host))
+    }
+
+    /// Nodes that have a VTEP, as their own or shared.
+    pub fn nodes_at(&self, vtep: IpAddr) -> impl Iterator<Item = &Arc<Record<Node>>> {
+        let here = self.by_vtep.range((vtep, Name::lowest())..).take_while(move |(ip, _)| *ip == vtep);
+        here.filter_map(|(_, name)| self.nodes.get(name))
     }
 
     /// How many addresses of a subnet are taken, and how many of these by released ports.

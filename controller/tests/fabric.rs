@@ -112,7 +112,11 @@ async fn what_the_fabric_says_reaches_the_agents() -> Result<()> {
     };
     assert_eq!(verdict("00:11:22:33:44:55").await?, "used: default/web");
     assert_eq!(verdict(&own.mac).await?, "not used: its MAC belongs to port default/web/a");
-    let explained = lab.fabric().explain(v1::ExplainRequest { subject: own.mac.clone() }).await?.into_inner();
+    let explained = lab
+        .fabric()
+        .explain(v1::ExplainRequest { subject: own.mac.clone(), ..Default::default() })
+        .await?
+        .into_inner();
     let text = explained.findings.join("\n");
     assert!(text.contains("port default/web/a") && text.contains("conflict"), "{text}");
     assert_eq!(explained.routes[0].direction(), v1::RouteDirection::Out, "ours first");

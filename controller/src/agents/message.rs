@@ -16,7 +16,7 @@ pub(super) fn snapshot(me: &NodeSelf, state: &NodeState, revision: Revision) -> 
     let state = v1::NodeState {
         revision: revision.0,
         node: me.name.to_string(),
-        vtep: me.vtep.to_string(),
+        vtep: me.vtep.map_or_else(String::new, |vtep| vtep.to_string()),
         underlay_mtu: me.underlay_mtu,
         networks: networks(state),
         ports: ports(state),

@@ -121,8 +121,8 @@ async fn intent(app: &App, snapshot: &Snapshot, subject: &Subject) -> Vec<String
 }
 
 fn vtep(snapshot: &Snapshot, ip: IpAddr) -> Option<String> {
-    let node = snapshot.nodes.values().find(|record| record.value.vtep == ip)?;
-    Some(format!("{ip} is the VTEP of node {}", node.value.name))
+    let names: Vec<&str> = snapshot.nodes_at(ip).map(|record| record.value.name.as_str()).collect();
+    (!names.is_empty()).then(|| format!("{ip} is the VTEP of node {}", names.join(" and ")))
 }
 
 fn port(app: &App, snapshot: &Snapshot, owner: &Arc<Record<Port>>) -> Vec<String> {
@@ -135,7 +135,8 @@ fn port(app: &App, snapshot: &Snapshot, owner: &Arc<Record<Port>>) -> Vec<String
         Some(binding) => {
             let node =
                 binding.node.parse().ok().and_then(|name: causeway_proto::Name| snapshot.nodes.get(&name));
-            let vtep = node.map(|node| format!(" (VTEP {})", node.value.vtep)).unwrap_or_default();
+            let place = node.and_then(|node| crate::derive::place::place(snapshot, &node.value));
+            let vtep = place.map(|place| format!(" (VTEP {})", place.vtep)).unwrap_or_default();
             format!("bound to node {}{vtep}, generation {}", binding.node, binding.generation)
         }
         None => "bound to no node, so nothing is announced".to_owned(),

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Name, NetworkKey, PortKey, v1};
 
 use super::status::Refusal;
+use crate::intent::message::words;
+use crate::model::{Guard, RateLimit, WorkloadKind};
 use crate::ports::{CreatePort, Place};
 
 /// Bytes of a label's value.
@@ -16,6 +18,8 @@ const LABELS: usize = 64;
 const ADDRESSES: usize = 64;
 /// Bytes of a namespace's path.
 const NETNS: usize = 255;
+/// Fastest limit in kbit/s: what the kernel's 64-bit rates in bytes hold a thousand times over.
+const FASTEST: u64 = 10_000_000_000;
 /// Bytes of an interface name: IFNAMSIZ less its end.
 const INTERFACE: usize = 15;
 
@@ -69,22 +73,36 @@ pub(super) fn create_port(request: v1::CreatePortRequest) -> Result<CreatePort, 
     };
     let labels = labels("labels", request.labels)?;
     let bind = request.bind.map(|binding| place("bind", binding)).transpose()?;
-    Ok(CreatePort { key, addresses, mac, labels, bind })
+    let rate = rate("rate", request.rate.unwrap_or_default())?;
+    let guard = guard("guard", request.guard)?;
+    Ok(CreatePort { key, addresses, mac, labels, bind, rate, guard })
 }
 
 /// Where a port shall live; `prefix` is the binding's field.
 pub(super) fn place(prefix: &str, binding: v1::Binding) -> Result<Place, Refusal> {
     let field = |name: &str| format!("{prefix}.{name}");
     let node = text(&field("node"), &binding.node)?;
-    let kind = v1::WorkloadKind::try_from(binding.kind);
-    if !matches!(kind, Ok(v1::WorkloadKind::Unspecified | v1::WorkloadKind::Container)) {
-        return Err(Refusal::field(field("kind"), format!("{} is not known", binding.kind)));
+    let unknown = |name: &str, number: i32| Refusal::field(field(name), format!("{number} is not known"));
+    let kind = words::read_kind(binding.kind).ok_or_else(|| unknown("kind", binding.kind))?;
+    let attachment = words::read_attachment(binding.attachment)
+        .ok_or_else(|| unknown("attachment", binding.attachment))?;
+    let macvlan_mode = words::read_macvlan_mode(binding.macvlan_mode)
+        .ok_or_else(|| unknown("macvlan_mode", binding.macvlan_mode))?;
+    if kind == WorkloadKind::Container {
+        check_netns(&field("netns"), &binding.netns)?;
     }
-    let attachment = v1::Attachment::try_from(binding.attachment);
-    if !matches!(attachment, Ok(v1::Attachment::Unspecified | v1::Attachment::VxlanBridge)) {
-        return Err(Refusal::field(field("attachment"), format!("{} is not known", binding.attachment)));
+    let (netns, interface) = (binding.netns, binding.interface);
+    let allowed = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
+    if interface.len() > INTERFACE || !interface.bytes().all(allowed) || interface == "." || interface == ".."
+    {
+        let reason =
+            format!("'{}' is no interface name (1 to 15 bytes, no '/', ':' or space)", short(&interface));
+        return Err(Refusal::field(field("interface"), reason));
     }
-    let netns = binding.netns;
+    Ok(Place { node, kind, attachment, macvlan_mode, netns, interface })
+}
+
+fn check_netns(field: &str, netns: &str) -> Result<(), Refusal> {
     let pid = |text: &str| {
         text.len() <= 10
             && text.bytes().all(|b| b.is_ascii_digit())
@@ -94,24 +112,31 @@ pub(super) fn place(prefix: &str, binding: v1::Binding) -> Result<Place, Refusal
         Some(number) => pid(number),
         None => netns.starts_with('/') && netns.len() <= NETNS && !netns.contains(['\0', '\n']),
     };
-    if !fine {
-        let reason = if netns.is_empty() {
-            "is required: the workload's network namespace as an absolute path on the node, or pid:NUMBER"
-                .to_owned()
-        } else {
-            format!("'{}' is neither an absolute path nor pid:NUMBER", short(&netns))
-        };
-        return Err(Refusal::field(field("netns"), reason));
+    if fine {
+        return Ok(());
     }
-    let interface = if binding.interface.is_empty() { "eth0".to_owned() } else { binding.interface };
-    let allowed = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
-    if interface.len() > INTERFACE || !interface.bytes().all(allowed) || interface == "." || interface == ".."
-    {
-        let reason =
-            format!("'{}' is no interface name (1 to 15 bytes, no '/', ':' or space)", short(&interface));
-        return Err(Refusal::field(field("interface"), reason));
+    let reason = if netns.is_empty() {
+        "is required: the workload's network namespace as an absolute path on the node, or pid:NUMBER"
+            .to_owned()
+    } else {
+        format!("'{}' is neither an absolute path nor pid:NUMBER", short(netns))
+    };
+    Err(Refusal::field(field, reason))
+}
+
+/// How fast a port may be.
+pub(super) fn rate(field: &str, rate: v1::RateLimit) -> Result<RateLimit, Refusal> {
+    for (name, kbit) in [("in_kbit", rate.in_kbit), ("out_kbit", rate.out_kbit)] {
+        if kbit > FASTEST {
+            return Err(Refusal::field(format!("{field}.{name}"), format!("{kbit} is more than {FASTEST}")));
+        }
     }
-    Ok(Place { node, netns, interface })
+    Ok(RateLimit { in_kbit: rate.in_kbit, out_kbit: rate.out_kbit })
+}
+
+/// Whether a port is guarded.
+pub(super) fn guard(field: &str, guard: i32) -> Result<Option<Guard>, Refusal> {
+    words::read_guard(guard).ok_or_else(|| Refusal::field(field, format!("{guard} is not known")))
 }
 
 /// Labels: keys with the characters of a name.
@@ -195,7 +220,8 @@ mod tests {
     fn defaults_are_filled_in() {
         let port = create_port(v1::CreatePortRequest { bind: Some(binding()), ..request() }).unwrap();
         assert_eq!(port.key.to_string(), "default/web/a");
-        assert_eq!(port.bind.unwrap().interface, "eth0");
+        let place = port.bind.unwrap();
+        assert_eq!((place.kind, place.attachment, place.macvlan_mode), (WorkloadKind::Container, None, None));
     }
 
     #[test]

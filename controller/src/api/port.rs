@@ -117,9 +117,24 @@ impl PortService for Service {
 
     async fn update_port(
         &self,
-        _request: Request<v1::UpdatePortRequest>,
+        request: Request<v1::UpdatePortRequest>,
     ) -> Result<Response<v1::UpdatePortResponse>, Status> {
-        Err(Status::unimplemented("ports cannot be changed yet: release and create again"))
+        let (metadata, _, request) = request.into_parts();
+        let work = async {
+            let key = parse::port_key("key", request.key)?;
+            let rate = request.rate.map(|rate| parse::rate("rate", rate)).transpose()?;
+            let guard = match (parse::guard("guard", request.guard)?, request.reset_guard) {
+                (Some(_), true) => {
+                    return Err(Refusal::field("reset_guard", "makes no sense together with guard"));
+                }
+                (None, true) => Some(None),
+                (None, false) => None,
+                (given, false) => Some(given),
+            };
+            let stored = self.0.ports.update(key, rate, guard).await?;
+            Ok(v1::UpdatePortResponse { port: Some(self.stored(&stored)) })
+        };
+        self.0.unary("PortService/UpdatePort", &metadata, work).await
     }
 
     async fn watch_ports(

@@ -5,7 +5,8 @@ use causeway_proto::{Name, PortKey, Revision, v1};
 use super::App;
 use super::parse::Filter;
 use crate::agents::PortProgress;
-use crate::model::{Binding, Port};
+use crate::intent::message::words;
+use crate::model::{Attachment, Binding, Port};
 use crate::snapshot::Snapshot;
 
 /// A key as a message.
@@ -47,7 +48,9 @@ pub(super) fn message(
         problem,
         created_ms: port.created_ms,
         expires_ms: expires(snapshot, port),
-        ..v1::Port::default()
+        rate: (!port.rate.is_none())
+            .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
+        guard: words::guard(port.guard).into(),
     }
 }
 
@@ -68,12 +71,15 @@ fn state(app: &App, port: &Port, binding: Option<(&Binding, Revision)>) -> (v1::
 fn binding_message(binding: &Binding) -> v1::Binding {
     v1::Binding {
         node: binding.node.to_string(),
-        kind: v1::WorkloadKind::Container.into(),
-        attachment: v1::Attachment::VxlanBridge.into(),
+        kind: words::kind(binding.kind).into(),
+        attachment: binding.attachment.map_or(v1::Attachment::Unspecified, words::attachment).into(),
         netns: binding.netns.clone(),
         interface: binding.interface.clone(),
         generation: binding.generation,
-        ..v1::Binding::default()
+        macvlan_mode: match binding.attachment {
+            Some(Attachment::Macvlan) => words::macvlan_mode(binding.macvlan_mode).into(),
+            _ => v1::MacvlanMode::Unspecified.into(),
+        },
     }
 }
 

@@ -21,14 +21,14 @@
 //! place. Generations outlive an unbind, and the store's ledger carries them over to the next port with the same MAC.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget};
 use causeway_proto::{Name, NetworkKey, PortKey, Vni};
 
 use super::{Bound, Changed, bound, is_present, ports_of_network, ports_of_node};
-use crate::model::{Network, Node};
+use crate::model::Network;
 use crate::snapshot::Snapshot;
 
 /// What this controller puts into its routes.
@@ -119,8 +119,10 @@ pub fn routes(snapshot: &Snapshot, context: &Context, unit: &Unit) -> Result<Vec
 
 /// Type 2 routes of a port.
 pub fn port_routes(snapshot: &Snapshot, context: &Context, key: &PortKey) -> Result<Vec<Route>, Skip> {
-    let Some(Bound { port, binding, network, node }) = bound(snapshot, key) else { return Ok(Vec::new()) };
-    let mut attributes = attributes(network, node, context)?;
+    let Some(Bound { port, binding, network, place, .. }) = bound(snapshot, key) else {
+        return Ok(Vec::new());
+    };
+    let mut attributes = attributes(network, place.vtep, context)?;
     attributes.sequence = sequence(binding.generation);
     let attributes = Arc::new(attributes);
     let rd = RouteDistinguisher::new(context.router_id, network.rd_number);
@@ -148,11 +150,12 @@ fn flood_route(
     let (Some(network), Some(node)) = (snapshot.networks.get(network), snapshot.nodes.get(node)) else {
         return Ok(Vec::new());
     };
-    let (network, node) = (&network.value, &node.value);
-    let mut attributes = attributes(network, node, context)?;
-    attributes.pmsi = Some(Pmsi { vni: network.vni, tunnel: node.vtep });
+    let network = &network.value;
+    let Some(vtep) = node.value.vtep else { return Ok(Vec::new()) };
+    let mut attributes = attributes(network, vtep, context)?;
+    attributes.pmsi = Some(Pmsi { vni: network.vni, tunnel: vtep });
     let rd = RouteDistinguisher::new(context.router_id, network.rd_number);
-    let key = RouteKey::Imet { rd, etag: 0, originator: node.vtep };
+    let key = RouteKey::Imet { rd, etag: 0, originator: vtep };
     Ok(vec![Route { key, attributes: Arc::new(attributes) }])
 }
 
@@ -161,9 +164,9 @@ pub fn sequence(generation: u64) -> u32 {
     u32::try_from(generation.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
-fn attributes(network: &Network, node: &Node, context: &Context) -> Result<Attributes, Skip> {
+fn attributes(network: &Network, vtep: IpAddr, context: &Context) -> Result<Attributes, Skip> {
     Ok(Attributes {
-        next_hop: node.vtep,
+        next_hop: vtep,
         vni: Some(network.vni),
         l3_vni: None,
         route_targets: export_targets(network, context.asn)?,

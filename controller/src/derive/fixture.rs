@@ -13,7 +13,9 @@ use super::evpn::Context;
 use super::imports::{ImportTable, Policy};
 use super::node::View;
 use crate::keys::RecordKey;
-use crate::model::{Binding, Network, Node, NodeMode, Port, Subnet};
+use crate::model::{
+    Attachment, Binding, MacvlanMode, Network, Node, NodeMode, Port, RateLimit, Subnet, WorkloadKind,
+};
 use crate::snapshot::Snapshot;
 
 pub(crate) const CONTEXT: Context = Context { asn: 65000, router_id: Ipv4Addr::new(10, 99, 0, 1) };
@@ -28,6 +30,25 @@ pub(crate) fn port_key(text: &str) -> PortKey {
 
 pub(crate) fn vni(n: u32) -> Vni {
     Vni::try_from(n).unwrap()
+}
+
+/// A node with nothing but a mode.
+pub(crate) fn plain_node(node: &str, mode: NodeMode) -> Node {
+    Node {
+        name: name(node),
+        mode,
+        vtep: None,
+        underlay_mtu: 1500,
+        site: String::new(),
+        labels: BTreeMap::new(),
+        uplinks: Vec::new(),
+        anycast_vtep: None,
+        router_mac: None,
+        esi: None,
+        networks: Vec::new(),
+        host_bridge: crate::model::HostBridge::default(),
+        move_addresses: false,
+    }
 }
 
 /// A snapshot and the means to change it.
@@ -64,6 +85,10 @@ impl World {
             sticky_seconds: 0,
             labels: BTreeMap::new(),
             rd_number: (n & 0xffff) as u16,
+            irb: None,
+            gateway_mac: None,
+            attachments: Vec::new(),
+            no_guard: false,
         };
         change(&mut network);
         self.put(&RecordKey::Network(key), &network);
@@ -83,14 +108,8 @@ impl World {
     }
 
     pub(crate) fn node(&mut self, node: &str, vtep: &str) {
-        let node = Node {
-            name: name(node),
-            mode: NodeMode::HostVtep,
-            vtep: vtep.parse().unwrap(),
-            underlay_mtu: 1500,
-            site: String::new(),
-            labels: BTreeMap::new(),
-        };
+        let vtep = vtep.parse().unwrap();
+        let node = Node { vtep: Some(vtep), ..plain_node(node, NodeMode::HostVtep) };
         self.put(&RecordKey::Node(node.name.clone()), &node);
     }
 
@@ -109,6 +128,8 @@ impl World {
             labels: BTreeMap::new(),
             created_ms: 0,
             released_ms: None,
+            rate: RateLimit::default(),
+            guard: None,
         };
         self.put(&RecordKey::Port(port.key.clone()), &port);
     }
@@ -130,6 +151,9 @@ impl World {
         let binding = Binding {
             port: port.clone(),
             node: name(node),
+            kind: WorkloadKind::Container,
+            attachment: Some(Attachment::VxlanBridge),
+            macvlan_mode: MacvlanMode::Bridge,
             netns: "/run/netns/w".into(),
             interface: "eth0".into(),
             generation: before + u64::from(active),

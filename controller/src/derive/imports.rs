@@ -30,7 +30,7 @@ impl Policy {
                 networks.entry(target).or_default().push((key.clone(), record.value.vni));
             }
         }
-        let nodes = snapshot.nodes.iter().map(|(name, record)| (record.value.vtep, name.clone())).collect();
+        let nodes = snapshot.by_vtep.iter().cloned().collect();
         Policy { networks, nodes, router_id: Some(context.router_id.octets()) }
     }
 

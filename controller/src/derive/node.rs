@@ -48,8 +48,8 @@ pub struct NodeState {
 pub struct NodeSelf {
     /// Its name.
     pub name: Name,
-    /// Its tunnel end point.
-    pub vtep: IpAddr,
+    /// Its tunnel end point, if it has one.
+    pub vtep: Option<IpAddr>,
     /// MTU of the underlay in bytes.
     pub underlay_mtu: u32,
 }
@@ -307,7 +307,7 @@ impl Dirty<'_> {
         // neither may go out without the other.
         for view in self.views {
             for (name, record) in view.snapshot.nodes.iter().filter(|_| !floods.is_empty()) {
-                let here = floods.iter().filter(|(_, vtep)| *vtep == record.value.vtep);
+                let here = floods.iter().filter(|(_, vtep)| Some(*vtep) == record.value.vtep);
                 self.units.extend(here.map(|(network, _)| Unit::Member(network.clone(), name.clone())));
             }
         }
@@ -339,9 +339,9 @@ fn add_port(units: &mut BTreeSet<Unit>, view: &View, key: &PortKey) -> bool {
     if let Some(port) = view.snapshot.ports.get(key) {
         units.insert(Unit::Remote(key.network.clone(), port.value.mac));
     }
-    let Some(Bound { node, .. }) = bound(&view.snapshot, key) else { return false };
+    let Some(Bound { node, place, .. }) = bound(&view.snapshot, key) else { return false };
     units.insert(Unit::Member(key.network.clone(), node.name.clone()));
-    units.insert(Unit::Flood(key.network.clone(), node.vtep));
+    units.insert(Unit::Flood(key.network.clone(), place.vtep));
     true
 }
 
@@ -373,12 +373,15 @@ fn part(view: &View, node: &Name, units: &BTreeSet<Unit>) -> NodeState {
                 part.floods.extend(vtep.map(|vtep| (network.vni, vtep)));
             }
             Unit::Flood(_, vtep) => {
-                if *vtep != me.vtep && view.imports.floods.contains(&(network.key.clone(), *vtep)) {
+                if Some(*vtep) != me.vtep && view.imports.floods.contains(&(network.key.clone(), *vtep)) {
                     part.floods.insert((network.vni, *vtep));
                 }
             }
             Unit::Port(_) | Unit::Network(_) => {
-                let (mtu, bridge_mac) = (workload_mtu(network, me), bridge_mac(network.vni, me.vtep));
+                let (mtu, bridge_mac) = (
+                    workload_mtu(network, me),
+                    me.vtep.map_or(Mac::new([0; 6]), |vtep| bridge_mac(network.vni, vtep)),
+                );
                 part.networks.insert(network.vni, NodeNetwork { key: key.clone(), mtu, bridge_mac });
             }
         }
@@ -387,7 +390,7 @@ fn part(view: &View, node: &Name, units: &BTreeSet<Unit>) -> NodeState {
 }
 
 fn node_port(view: &View, me: &model::Node, key: &PortKey) -> Option<NodePort> {
-    let Bound { port, binding, network, node } = bound(&view.snapshot, key)?;
+    let Bound { port, binding, network, node, .. } = bound(&view.snapshot, key)?;
     if node.name != me.name {
         return None;
     }
@@ -420,12 +423,12 @@ fn node_port(view: &View, me: &model::Node, key: &PortKey) -> Option<NodePort> {
 fn remote_mac(view: &View, me: &model::Node, network: &model::Network, mac: Mac) -> Option<RemoteMac> {
     let place = (network.key.clone(), mac);
     if let Some(owner) = view.snapshot.by_mac.get(&place) {
-        let Bound { port, node, .. } = bound(&view.snapshot, &owner.value.key)?;
+        let Bound { port, node, place, .. } = bound(&view.snapshot, &owner.value.key)?;
         let mut addresses = port.addresses.clone();
         addresses.sort_unstable();
-        return (node.name != me.name).then_some(RemoteMac { vtep: node.vtep, addresses });
+        return (node.name != me.name).then_some(RemoteMac { vtep: place.vtep, addresses });
     }
-    let imported = view.imports.macs.get(&place).filter(|imported| imported.vtep != me.vtep)?;
+    let imported = view.imports.macs.get(&place).filter(|imported| Some(imported.vtep) != me.vtep)?;
     let ours = |ip: &IpAddr| {
         let owner = view.snapshot.by_address.get(&(network.key.vrf.clone(), *ip));
         owner.is_some_and(|port| port.value.key.network == network.key)
@@ -436,13 +439,13 @@ fn remote_mac(view: &View, me: &model::Node, network: &model::Network, mac: Mac)
 
 /// VTEP of another node that takes part in the network.
 fn member_vtep(view: &View, me: &model::Node, network: &model::Network, name: &Name) -> Option<IpAddr> {
-    let vtep = view.snapshot.nodes.get(name)?.value.vtep;
-    (vtep != me.vtep && is_present(&view.snapshot, name, &network.key)).then_some(vtep)
+    let vtep = view.snapshot.nodes.get(name)?.value.vtep?;
+    (Some(vtep) != me.vtep && is_present(&view.snapshot, name, &network.key)).then_some(vtep)
 }
 
 /// MTU of workloads on a node.
 fn workload_mtu(network: &model::Network, node: &model::Node) -> u32 {
-    let overhead = if node.vtep.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
+    let overhead = if node.vtep.is_none_or(|vtep| vtep.is_ipv4()) { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
     network.mtu.min(node.underlay_mtu.saturating_sub(overhead))
 }
 

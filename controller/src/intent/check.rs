@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use causeway_bgp::RouteTarget;
-use causeway_proto::{Name, NetworkKey, Prefix, VlanId, Vni};
+use causeway_proto::{Mac, Name, NetworkKey, Prefix, VlanId, Vni};
 
 use super::message::Declared;
 use super::{IntentError, Violation};
 use crate::alloc;
 use crate::keys;
-use crate::model::{Network, Node, Subnet, Vrf};
-use crate::ports::plan::{mtu_fits, vxlan_overhead};
+use crate::model::{Irb, Network, Subnet, Vrf};
+use crate::ports::plan::unfit;
 use crate::snapshot::Snapshot;
+
+mod node;
 
 /// One declared record and its place in the request.
 #[derive(Debug)]
@@ -47,6 +49,9 @@ pub(super) struct Owners {
     vnis: BTreeMap<Vni, Vec<String>>,
     vlans: BTreeMap<VlanId, Vec<String>>,
     vteps: BTreeMap<IpAddr, Vec<String>>,
+    anycast: BTreeMap<IpAddr, Vec<String>>,
+    router_macs: BTreeMap<Mac, Vec<String>>,
+    switch_ports: BTreeMap<(Name, String), Vec<String>>,
     rds: BTreeMap<u16, Vec<String>>,
     subnets: BTreeMap<(Name, Prefix), NetworkKey>,
 }
@@ -85,7 +90,14 @@ impl Owners {
     pub(super) fn add(&mut self, record: &Declared) {
         let name = owner_name(record);
         match record {
-            Declared::Vrf(Vrf { l3_vni: Some(vni), .. }) => self.vnis.entry(*vni).or_default().push(name),
+            Declared::Vrf(vrf) => {
+                if vrf.rd_number != 0 {
+                    self.rds.entry(vrf.rd_number).or_default().push(name.clone());
+                }
+                if let Some(vni) = vrf.l3_vni {
+                    self.vnis.entry(vni).or_default().push(name);
+                }
+            }
             Declared::Network(network) => {
                 if let Some(vlan) = network.vlan {
                     self.vlans.entry(vlan).or_default().push(name.clone());
@@ -99,12 +111,28 @@ impl Owners {
                 let key = (subnet.network.vrf.clone(), subnet.prefix);
                 self.subnets.insert(key, subnet.network.clone());
             }
-            Declared::Node(node) => self.vteps.entry(node.vtep).or_default().push(name),
-            Declared::Vrf(_) | Declared::Peer(_) => {}
+            Declared::Node(node) => self.add_node(node, &name),
+            Declared::Peer(_) => {}
         }
     }
 
-    /// The lowest number that no network's route distinguisher has.
+    fn add_node(&mut self, node: &crate::model::Node, name: &str) {
+        if let Some(vtep) = node.vtep {
+            self.vteps.entry(vtep).or_default().push(name.to_owned());
+        }
+        if let Some(vtep) = node.anycast_vtep {
+            self.anycast.entry(vtep).or_default().push(name.to_owned());
+        }
+        if let Some(mac) = node.router_mac {
+            self.router_macs.entry(mac).or_default().push(name.to_owned());
+        }
+        for uplink in node.uplinks.iter().filter(|uplink| !uplink.switch_interface.is_empty()) {
+            let place = (uplink.switch.clone(), uplink.switch_interface.clone());
+            self.switch_ports.entry(place).or_default().push(name.to_owned());
+        }
+    }
+
+    /// The lowest number that no route distinguisher has.
     pub(super) fn free_rd(&self) -> Option<u16> {
         (1..=u16::MAX).find(|n| !self.rds.contains_key(n))
     }
@@ -124,11 +152,12 @@ pub(super) fn check(
                 unique(item, "l3_vni", format!("vni {vni}"), owners.vnis.get(&vni))?;
             }
             let made = vrf.export_targets.is_empty().then_some(vrf.l3_vni).flatten();
-            default_target(item, made, asn)
+            default_target(item, made, asn)?;
+            check_vrf(item, vrf, all)
         }
         Declared::Network(network) => check_network(item, network, old, all, owners, asn),
         Declared::Subnet(subnet) => check_subnet(item, subnet, old, all, owners),
-        Declared::Node(node) => check_node(item, node, old, all, owners),
+        Declared::Node(node) => node::check(item, node, old, all, owners),
         Declared::Peer(_) => Ok(()),
     }
 }
@@ -171,6 +200,11 @@ fn check_network(
         return Err(item.invalid("vrf", format!("vrf {} does not exist", network.key.vrf)));
     }
     unique(item, "vni", format!("vni {}", network.vni), owners.vnis.get(&network.vni))?;
+    let l3 = all.vrfs.get(&network.key.vrf).and_then(|vrf| vrf.value.l3_vni);
+    if network.irb == Some(Irb::Symmetric) && l3.is_none() {
+        let reason = format!("symmetric needs an l3_vni in vrf {}", network.key.vrf);
+        return Err(item.invalid("irb", reason));
+    }
     if let Some(vlan) = network.vlan {
         unique(item, "vlan", format!("vlan {vlan}"), owners.vlans.get(&vlan))?;
     }
@@ -186,30 +220,72 @@ fn check_network(
             hint: "declare a second network with the new vni and create the ports there".to_owned(),
         });
     }
-    if before.value.mtu == network.mtu {
+    let same = before.value.mtu == network.mtu
+        && before.value.vlan == network.vlan
+        && before.value.attachments == network.attachments;
+    if same {
         return Ok(());
     }
     let bound = old.ports_of(&network.key).filter_map(|port| old.bindings.get(&port.value.key));
     for binding in bound.filter(|binding| binding.value.active) {
-        if let Some(node) = all.nodes.get(&binding.value.node)
-            && !mtu_fits(network, &node.value)
-        {
-            return Err(too_large(network, &node.value));
-        }
+        still_fits(item, network, &binding.value, all)?;
     }
-    Ok(())
+    let lister = all.nodes.values().find(|node| {
+        network.vlan.is_none()
+            && node.value.mode.needs_vlan()
+            && node.value.networks.binary_search(&network.key).is_ok()
+    });
+    match lister {
+        None => Ok(()),
+        Some(node) => Err(IntentError::InUse {
+            subject: format!("vlan of network {}", network.key),
+            reason: "cannot be taken away while a switch bridges it by VLAN".to_owned(),
+            owner: format!("node {}", node.value.name),
+            hint: "take the network out of the node's networks first".to_owned(),
+        }),
+    }
 }
 
-fn too_large(network: &Network, node: &Node) -> IntentError {
-    IntentError::InUse {
-        subject: format!("mtu {} of network {}", network.mtu, network.key),
-        reason: format!(
-            "and {} of VXLAN exceed the underlay's {} bytes, with ports bound there",
-            vxlan_overhead(node.vtep),
-            node.underlay_mtu
-        ),
-        owner: format!("node {}", node.name),
-        hint: "raise the underlay and underlay_mtu of the node first, or take a lower mtu".to_owned(),
+/// A binding must still be possible with what changes.
+fn still_fits(
+    item: &Item,
+    network: &Network,
+    binding: &crate::model::Binding,
+    all: &Snapshot,
+) -> Result<(), IntentError> {
+    let Some(node) = all.nodes.get(&binding.node) else { return Ok(()) };
+    match unfit(all, network, &node.value, binding.kind, binding.attachment) {
+        None => Ok(()),
+        Some(unfit) => Err(IntentError::InUse {
+            subject: owner_name(&item.record),
+            reason: format!("cannot change so while port {} is bound: {}", binding.port, unfit.reason),
+            owner: format!("node {}", binding.node),
+            hint: unfit.hint,
+        }),
+    }
+}
+
+fn check_vrf(item: &Item, vrf: &Vrf, all: &Snapshot) -> Result<(), IntentError> {
+    for (i, route) in vrf.routes.iter().enumerate() {
+        let at = format!("routes[{i}].node");
+        let Some(node) = all.nodes.get(&route.node).map(|record| &record.value) else {
+            return Err(item.invalid(&at, format!("node {} does not exist", route.node)));
+        };
+        if node.vtep.is_none() {
+            return Err(item.invalid(&at, format!("node {} has no VTEP, being a {}", route.node, node.mode)));
+        }
+        if !node.mode.is_spoken_for() && node.router_mac.is_none() {
+            let reason = format!("node {} needs its router_mac declared: routes carry it", route.node);
+            return Err(item.invalid(&at, reason));
+        }
+    }
+    let symmetric = all.networks_of(&vrf.name).find(|network| network.value.irb == Some(Irb::Symmetric));
+    match symmetric.filter(|_| vrf.l3_vni.is_none()) {
+        None => Ok(()),
+        Some(network) => {
+            let reason = format!("is required by network {}, whose irb is symmetric", network.value.key);
+            Err(item.invalid("l3_vni", reason))
+        }
     }
 }
 
@@ -281,39 +357,19 @@ fn overlap(item: &Item, subnet: &Subnet, owners: &Owners) -> Result<(), IntentEr
     Ok(())
 }
 
-fn check_node(
-    item: &Item,
-    node: &Node,
-    old: &Snapshot,
-    all: &Snapshot,
-    owners: &Owners,
-) -> Result<(), IntentError> {
-    unique(item, "vtep", format!("vtep {}", node.vtep), owners.vteps.get(&node.vtep))?;
-    let smaller = old.nodes.get(&node.name).is_some_and(|before| {
-        before.value.underlay_mtu > node.underlay_mtu || before.value.vtep.is_ipv4() != node.vtep.is_ipv4()
-    });
-    if smaller {
-        for binding in old.bindings_at(&node.name) {
-            if let Some(network) = all.networks.get(&binding.value.port.network)
-                && !mtu_fits(&network.value, node)
-            {
-                return Err(too_large(&network.value, node));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// Index keys that a record claims.
 pub(super) fn claims(record: &Declared) -> Vec<String> {
     match record {
-        Declared::Vrf(vrf) => vrf.l3_vni.map(keys::vni).into_iter().collect(),
+        Declared::Vrf(vrf) => {
+            let rd = Some(vrf.rd_number).filter(|n| *n != 0).map(keys::rd);
+            vrf.l3_vni.map(keys::vni).into_iter().chain(rd).collect()
+        }
         Declared::Network(network) => {
             let mut claims = vec![keys::vni(network.vni), keys::rd(network.rd_number)];
             claims.extend(network.vlan.map(keys::vlan));
             claims
         }
-        Declared::Node(node) => vec![keys::vtep(node.vtep)],
+        Declared::Node(node) => node::claims(node),
         Declared::Subnet(_) | Declared::Peer(_) => Vec::new(),
     }
 }

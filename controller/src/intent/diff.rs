@@ -36,6 +36,19 @@ fn flag(set: bool) -> String {
     if set { "true".to_owned() } else { String::new() }
 }
 
+/// A value of an enumeration as users write it: `NODE_MODE_HOST_VTEP` is `host-vtep`; nothing for UNSPECIFIED.
+fn word(name: &str, prefix: &str) -> String {
+    match name.trim_start_matches(prefix) {
+        "UNSPECIFIED" => String::new(),
+        word => word.to_ascii_lowercase().replace('_', "-"),
+    }
+}
+
+fn uplink(uplink: &v1::Uplink) -> String {
+    let place = if uplink.switch_interface.is_empty() { "" } else { ":" };
+    format!("{}={}{place}{}", uplink.interface, uplink.switch, uplink.switch_interface)
+}
+
 /// All fields as text.
 fn fields(record: &Declared) -> Vec<(&'static str, String)> {
     use v1::resource::Spec;
@@ -46,10 +59,15 @@ fn fields(record: &Declared) -> Vec<(&'static str, String)> {
             ("l3_vni", number(vrf.l3_vni)),
             ("export_targets", list(&vrf.export_targets)),
             ("import_targets", list(&vrf.import_targets)),
+            (
+                "routes",
+                list(&vrf.routes.iter().map(|r| format!("{} via {}", r.prefix, r.node)).collect::<Vec<_>>()),
+            ),
+            ("no_connected", flag(vrf.no_connected)),
         ],
         Some(Spec::Network(network)) => vec![
-            ("vrf", network.vrf),
-            ("name", network.name),
+            ("vrf", network.vrf.clone()),
+            ("name", network.name.clone()),
             ("vni", number(network.vni)),
             ("vlan", number(network.vlan)),
             ("mtu", number(network.mtu)),
@@ -57,6 +75,15 @@ fn fields(record: &Declared) -> Vec<(&'static str, String)> {
             ("import_targets", list(&network.import_targets)),
             ("sticky_seconds", number(network.sticky_seconds)),
             ("labels", labels(&network.labels)),
+            ("irb", word(network.irb().as_str_name(), "IRB_")),
+            ("gateway_mac", network.gateway_mac.clone()),
+            (
+                "attachments",
+                list(
+                    &network.attachments().map(|a| word(a.as_str_name(), "ATTACHMENT_")).collect::<Vec<_>>(),
+                ),
+            ),
+            ("no_guard", flag(network.no_guard)),
         ],
         Some(Spec::Subnet(subnet)) => vec![
             ("vrf", subnet.vrf),
@@ -68,18 +95,19 @@ fn fields(record: &Declared) -> Vec<(&'static str, String)> {
             ("reservations", list(&subnet.reservations)),
         ],
         Some(Spec::Node(node)) => vec![
-            ("name", node.name),
-            (
-                "mode",
-                match v1::NodeMode::try_from(node.mode) {
-                    Ok(v1::NodeMode::HostVtep) => "host-vtep".to_owned(),
-                    _ => String::new(),
-                },
-            ),
-            ("vtep", node.vtep),
+            ("name", node.name.clone()),
+            ("mode", word(node.mode().as_str_name(), "NODE_MODE_")),
+            ("vtep", node.vtep.clone()),
             ("underlay_mtu", number(node.underlay_mtu)),
-            ("site", node.site),
+            ("site", node.site.clone()),
             ("labels", labels(&node.labels)),
+            ("uplinks", list(&node.uplinks.iter().map(uplink).collect::<Vec<_>>())),
+            ("anycast_vtep", node.anycast_vtep.clone()),
+            ("router_mac", node.router_mac.clone()),
+            ("esi", node.esi.clone()),
+            ("networks", list(&node.networks)),
+            ("host_bridge", word(node.host_bridge().as_str_name(), "HOST_BRIDGE_")),
+            ("move_addresses", flag(node.move_addresses)),
         ],
         Some(Spec::Peer(peer)) => vec![
             ("address", peer.address),

@@ -2,12 +2,13 @@
 //! records can tell is checked later.
 
 mod read;
+pub(crate) mod words;
 
 use causeway_proto::{Name, NetworkKey, Prefix, Revision, v1};
 
 use super::Violation;
 use crate::keys::RecordKey;
-use crate::model::{Network, Node, NodeMode, Peer, Subnet, Vrf};
+use crate::model::{Network, Node, NodeMode, Peer, Subnet, Uplink, Vrf};
 use crate::snapshot::Snapshot;
 
 pub use read::parse;
@@ -189,7 +190,12 @@ fn write_vrf(vrf: &Vrf) -> v1::Vrf {
         l3_vni: vrf.l3_vni.map_or(0, |vni| vni.get()),
         export_targets: texts(&vrf.export_targets),
         import_targets: texts(&vrf.import_targets),
-        ..v1::Vrf::default()
+        routes: vrf
+            .routes
+            .iter()
+            .map(|r| v1::VrfRoute { prefix: r.prefix.to_string(), node: r.node.to_string() })
+            .collect(),
+        no_connected: vrf.no_connected,
     }
 }
 
@@ -204,7 +210,10 @@ fn write_network(network: &Network) -> v1::Network {
         import_targets: texts(&network.import_targets),
         sticky_seconds: i64::try_from(network.sticky_seconds).unwrap_or(i64::MAX),
         labels: network.labels.clone(),
-        ..v1::Network::default()
+        irb: words::irb(network.irb).into(),
+        gateway_mac: network.gateway_mac.map_or_else(String::new, |mac| mac.to_string()),
+        attachments: network.attachments.iter().map(|a| words::attachment(*a).into()).collect(),
+        no_guard: network.no_guard,
     }
 }
 
@@ -221,17 +230,29 @@ fn write_subnet(subnet: &Subnet) -> v1::Subnet {
 }
 
 fn write_node(node: &Node) -> v1::Node {
-    let mode = match node.mode {
-        NodeMode::HostVtep => v1::NodeMode::HostVtep,
+    let text = |value: Option<std::net::IpAddr>| value.map_or_else(String::new, |v| v.to_string());
+    let uplink = |uplink: &Uplink| v1::Uplink {
+        interface: uplink.interface.clone(),
+        switch: uplink.switch.to_string(),
+        switch_interface: uplink.switch_interface.clone(),
     };
     v1::Node {
         name: node.name.to_string(),
-        mode: mode.into(),
-        vtep: node.vtep.to_string(),
+        mode: words::mode(node.mode).into(),
+        vtep: text(node.vtep),
         underlay_mtu: node.underlay_mtu,
         site: node.site.clone(),
         labels: node.labels.clone(),
-        ..v1::Node::default()
+        uplinks: node.uplinks.iter().map(uplink).collect(),
+        anycast_vtep: text(node.anycast_vtep),
+        router_mac: node.router_mac.map_or_else(String::new, |mac| mac.to_string()),
+        esi: node.esi.map_or_else(String::new, |esi| esi.to_string()),
+        networks: texts(&node.networks),
+        host_bridge: match node.mode {
+            NodeMode::Host => words::host_bridge(node.host_bridge).into(),
+            _ => v1::HostBridge::Unspecified.into(),
+        },
+        move_addresses: node.move_addresses,
     }
 }
 

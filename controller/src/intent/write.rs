@@ -18,6 +18,8 @@ pub(super) use delete::delete;
 
 /// Records in one request at most.
 const MOST_RECORDS: usize = 1_000;
+/// References of one record that are compared.
+const MOST_REFERENCES: usize = 32;
 /// Tries when others write at the same time.
 const TRIES: u32 = 5;
 /// Longest wait for the snapshot to show what was written.
@@ -158,22 +160,34 @@ fn prepare(items: &[Item], snapshot: &Snapshot, asn: u32) -> Result<Prepared, In
         };
         let (kind, name) = (item.record.kind(), item.record.name());
         outcomes.insert(item.index, Outcome { kind, name, action, changes });
-        if action != Action::Unchanged {
+        // A VRF of before controllers routed gets its number with the next apply, though no field differs.
+        let same = old.as_ref().is_some_and(|(record, _)| *record == item.record);
+        if action != Action::Unchanged || !same {
             steps.push(step(&item, old, json, snapshot));
         }
     }
     Ok(Prepared { outcomes: outcomes.into_values().collect(), steps })
 }
 
-/// A network keeps its route distinguisher's number, or gets a free one.
+/// Networks and VRFs keep their route distinguisher's number, or get a free one.
 fn with_rd(record: &Declared, snapshot: &Snapshot, owners: &Owners) -> Result<Declared, IntentError> {
-    let Declared::Network(network) = record else { return Ok(record.clone()) };
-    let known = snapshot.networks.get(&network.key).map(|old| old.value.rd_number);
+    let known = match record {
+        Declared::Network(network) => snapshot.networks.get(&network.key).map(|old| old.value.rd_number),
+        Declared::Vrf(vrf) => snapshot.vrfs.get(&vrf.name).map(|old| old.value.rd_number),
+        _ => return Ok(record.clone()),
+    };
+    let known = known.filter(|number| *number != 0);
     let rd_number = known.or_else(|| owners.free_rd()).ok_or_else(|| IntentError::Exhausted {
         subject: owner_name(record),
         reason: "all 65535 route distinguishers are in use".to_owned(),
     })?;
-    Ok(Declared::Network(crate::model::Network { rd_number, ..network.clone() }))
+    Ok(match record {
+        Declared::Network(network) => {
+            Declared::Network(crate::model::Network { rd_number, ..network.clone() })
+        }
+        Declared::Vrf(vrf) => Declared::Vrf(crate::model::Vrf { rd_number, ..vrf.clone() }),
+        other => other.clone(),
+    })
 }
 
 fn encode(record: &Declared) -> Result<Vec<u8>, IntentError> {
@@ -250,8 +264,36 @@ fn add_guards(step: &mut Step, record: &Declared, before: Option<&Declared>, sna
                 step.compares.push(Compare::Absent(keys::address(vrf, subnet.prefix, gateway)));
             }
         }
-        Declared::Vrf(_) | Declared::Node(_) | Declared::Peer(_) => {}
+        Declared::Vrf(vrf) => {
+            let nodes = vrf.routes.iter().map(|route| RecordKey::Node(route.node.clone()));
+            add_references(step, nodes, snapshot);
+        }
+        Declared::Node(node) => {
+            let switches = node.uplinks.iter().map(|uplink| RecordKey::Node(uplink.switch.clone()));
+            let networks = node.networks.iter().map(|key| RecordKey::Network(key.clone()));
+            add_references(step, switches.chain(networks), snapshot);
+            let old = match before {
+                Some(Declared::Node(old)) => (old.vtep, old.anycast_vtep),
+                _ => (None, None),
+            };
+            // A VTEP is one node's own or shared, never both.
+            if let Some(vtep) = node.vtep.filter(|vtep| old.0 != Some(*vtep)) {
+                step.compares.push(Compare::NoneBelow(keys::sharers_of(vtep)));
+            }
+            if let Some(vtep) = node.anycast_vtep.filter(|vtep| old.1 != Some(*vtep)) {
+                step.compares.push(Compare::Absent(keys::vtep(vtep)));
+            }
+        }
+        Declared::Peer(_) => {}
     }
+}
+
+/// References to records of later kinds, or to many: those that exist already, as many as leave room in a transaction.
+/// What is derived copes with one that is gone.
+fn add_references(step: &mut Step, keys: impl Iterator<Item = RecordKey>, snapshot: &Snapshot) {
+    let known: BTreeSet<RecordKey> = keys.filter(|key| snapshot.revision_of(key).is_some()).collect();
+    let compares = known.into_iter().take(MOST_REFERENCES).map(|key| Compare::Present(key.path()));
+    step.references.extend(compares);
 }
 
 /// Writes the steps in as few transactions as they fit in. `None`: lost a race, look again; else the revision of the

@@ -1,6 +1,7 @@
 //! From a request about a port to a transaction: pure functions of the store's content as far as it is known.
 
 mod create;
+mod fit;
 mod place;
 
 use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Revision};
@@ -13,7 +14,8 @@ use crate::model::{Binding, Port};
 use crate::store::{Compare, Write};
 
 pub use create::check_labels;
-pub use place::{mtu_fits, vxlan_overhead};
+pub use fit::{Unfit, unfit};
+pub use place::interface_name;
 
 /// What a request takes besides itself.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +111,7 @@ pub fn plan(view: &View<'_>, request: &Request, context: Context) -> Result<Plan
     match request {
         Request::Create(create) => create::plan(view, create, context),
         Request::Bind(key, place) => place::bind(view, key, place),
+        Request::Update { key, rate, guard } => place::update(view, key, *rate, *guard),
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => place::release(view, key, context.now_ms),
         Request::Release { key, forget: true } => place::forget(view, key),

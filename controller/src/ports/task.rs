@@ -271,6 +271,7 @@ impl Request {
         match self {
             Request::Create(create) => &create.key,
             Request::Bind(key, _)
+            | Request::Update { key, .. }
             | Request::Unbind(key)
             | Request::Release { key, .. }
             | Request::Expire { key, .. } => key,

@@ -108,15 +108,11 @@ fn key(name: &str) -> PortKey {
 }
 
 fn create(name: &str) -> CreatePort {
-    CreatePort { key: key(name), addresses: Vec::new(), mac: None, labels: BTreeMap::new(), bind: None }
+    CreatePort::new(key(name))
 }
 
 fn place(node: u8) -> Place {
-    Place {
-        node: format!("n{node}").parse().unwrap(),
-        netns: "/run/netns/a".into(),
-        interface: "eth0".into(),
-    }
+    Place::container(format!("n{node}").parse().unwrap(), "/run/netns/a", "eth0")
 }
 
 fn ip(last: u8) -> IpAddr {

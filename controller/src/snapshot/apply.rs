@@ -68,7 +68,7 @@ impl Snapshot {
             RecordKey::Node(name) => {
                 let node: Node = read(path, value)?;
                 same(node.name == *name)?;
-                self.nodes.insert(name.clone(), record(node, at));
+                self.put_node(node, at);
             }
             RecordKey::Peer(address) => {
                 let peer: Peer = read(path, value)?;
@@ -111,7 +111,9 @@ impl Snapshot {
                 }
             }
             RecordKey::Node(name) => {
-                self.nodes.remove(name);
+                if let Some(old) = self.nodes.remove(name) {
+                    self.unindex_node(&old.value);
+                }
             }
             RecordKey::Peer(address) => {
                 self.peers.remove(address);
@@ -141,8 +143,33 @@ impl Snapshot {
                 l3_vni: None,
                 export_targets: Vec::new(),
                 import_targets: Vec::new(),
+                routes: Vec::new(),
+                no_connected: false,
+                rd_number: 0,
             };
             self.vrfs.insert(name, record(vrf, Revision::default()));
+        }
+    }
+
+    fn put_node(&mut self, node: Node, at: Revision) {
+        if let Some(old) = self.nodes.remove(&node.name) {
+            self.unindex_node(&old.value);
+        }
+        for uplink in &node.uplinks {
+            self.behind.insert((uplink.switch.clone(), node.name.clone()));
+        }
+        for vtep in node.vtep.into_iter().chain(node.anycast_vtep) {
+            self.by_vtep.insert((vtep, node.name.clone()));
+        }
+        self.nodes.insert(node.name.clone(), record(node, at));
+    }
+
+    fn unindex_node(&mut self, node: &Node) {
+        for uplink in &node.uplinks {
+            self.behind.remove(&(uplink.switch.clone(), node.name.clone()));
+        }
+        for vtep in node.vtep.into_iter().chain(node.anycast_vtep) {
+            self.by_vtep.remove(&(vtep, node.name.clone()));
         }
     }
 

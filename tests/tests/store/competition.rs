@@ -138,9 +138,9 @@ fn request(rng: &mut StdRng, client: u32, n: u32) -> Result<CreatePort> {
     };
     let mac = (rng.random_range(0..10) == 0).then(|| Mac::new([2, 0, 0, 0, 0, rng.random_range(0..30)]));
     let node = format!("host{}", rng.random_range(1..=4));
-    let place = Place { node: node.parse()?, netns: "pid:1".into(), interface: "eth0".into() };
+    let place = Place::container(node.parse()?, "pid:1", "eth0");
     let bind = (rng.random_range(0..4) == 0).then_some(place);
-    Ok(CreatePort { key: format!("web/{name}").parse()?, addresses, mac, labels: BTreeMap::new(), bind })
+    Ok(CreatePort { addresses, mac, bind, ..CreatePort::new(format!("web/{name}").parse()?) })
 }
 
 /// Everything one client was told, repeated until it is final.
@@ -253,8 +253,7 @@ async fn the_last_addresses_are_given_to_different_ports(rig: Rig) -> Result<()>
         let ports = all[n as usize % 3].ports.clone();
         tasks.push(tokio::spawn(async move {
             let key: PortKey = format!("web/p{n}").parse()?;
-            let create =
-                CreatePort { key, addresses: vec![], mac: None, labels: BTreeMap::new(), bind: None };
+            let create = CreatePort::new(key);
             loop {
                 match ports.create(vec![create.clone()]).await.pop().context("no answer")? {
                     Ok(_) => return Ok(true),
@@ -286,7 +285,7 @@ async fn released_ports_go_when_their_time_is_over(rig: Rig) -> Result<()> {
     Intent::new(stores[0].clone(), all[0].state.clone(), 65_000).apply(&[spec], false).await?;
     let create = |name: &str| -> Result<CreatePort> {
         let key = format!("web/{name}").parse()?;
-        Ok(CreatePort { key, addresses: vec![], mac: None, labels: BTreeMap::new(), bind: None })
+        Ok(CreatePort::new(key))
     };
     let mut last = None;
     for name in ["over", "back", "used"] {

@@ -115,7 +115,7 @@ fn attributes_nobody_uses_are_forgotten() {
 fn attributes_of(world: &World) -> Attributes {
     let network = &world.snapshot.networks.get(&"web".parse::<NetworkKey>().unwrap()).unwrap().value;
     let node = &world.snapshot.nodes.get(&"h1".parse::<Name>().unwrap()).unwrap().value;
-    attributes(network, node, &CONTEXT).unwrap()
+    attributes(network, node.vtep.unwrap(), &CONTEXT).unwrap()
 }
 
 fn changes_between(old: &Snapshot, new: &Snapshot) -> Vec<RouteChange> {

@@ -179,7 +179,7 @@ proptest! {
                 }
                 let want = state(&new, node);
                 prop_assert_eq!(&*held, &want, "{}", node);
-                let me = new.snapshot.nodes.get(node).map(|record| record.value.vtep);
+                let me = new.snapshot.nodes.get(node).and_then(|record| record.value.vtep);
                 prop_assert!(want.remotes.values().all(|remote| Some(remote.vtep) != me), "a tunnel to itself");
             }
             old = new;

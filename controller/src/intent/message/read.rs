@@ -1,5 +1,7 @@
 //! From messages to records, with the path of each wrong field.
 
+mod node;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -7,11 +9,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use causeway_bgp::RouteTarget;
-use causeway_proto::{AddressRange, Name, NetworkKey, Prefix, VlanId, Vni, v1};
+use causeway_proto::{AddressRange, Mac, Name, NetworkKey, Prefix, VlanId, Vni, v1};
 
-use super::{Declared, Violation, short};
+use super::{Declared, Violation, short, words};
 use crate::alloc;
-use crate::model::{Network, Node, NodeMode, Peer, Subnet, Vrf};
+use crate::model::{Network, Peer, Subnet, Vrf, VrfRoute};
 use crate::ports::plan::check_labels;
 
 /// MTU of a network in bytes when none is given: a 1500-byte underlay less VXLAN's 50.
@@ -45,7 +47,7 @@ pub fn parse(resource: &v1::Resource, at: &str) -> Result<Declared, Vec<Violatio
         Some(Spec::Vrf(vrf)) => read_vrf(fields.below("vrf"), vrf).map(Declared::Vrf),
         Some(Spec::Network(network)) => read_network(fields.below("network"), network).map(Declared::Network),
         Some(Spec::Subnet(subnet)) => read_subnet(fields.below("subnet"), subnet).map(Declared::Subnet),
-        Some(Spec::Node(node)) => read_node(fields.below("node"), node).map(Declared::Node),
+        Some(Spec::Node(node)) => node::read(fields.below("node"), node).map(Declared::Node),
         Some(Spec::Peer(peer)) => read_peer(fields.below("peer"), peer).map(Declared::Peer),
     };
     match read {
@@ -161,7 +163,51 @@ fn read_vrf(fields: &mut Fields, vrf: &v1::Vrf) -> Option<Vrf> {
     let l3_vni: Option<Vni> = fields.optional("l3_vni", vrf.l3_vni);
     let export_targets: Vec<RouteTarget> = fields.list("export_targets", &vrf.export_targets);
     let import_targets = fields.list("import_targets", &vrf.import_targets);
-    Some(Vrf { name: name?, l3_vni, export_targets, import_targets })
+    let routes = read_routes(fields, &vrf.routes);
+    if !routes.is_empty() && l3_vni.is_none() {
+        fields.add("routes", "need an l3_vni: prefixes are reached through it");
+    }
+    Some(Vrf {
+        name: name?,
+        l3_vni,
+        export_targets,
+        import_targets,
+        routes,
+        no_connected: vrf.no_connected,
+        rd_number: 0,
+    })
+}
+
+fn read_routes(fields: &mut Fields, routes: &[v1::VrfRoute]) -> Vec<VrfRoute> {
+    if routes.len() > MOST_ITEMS {
+        fields.add("routes", format!("has more than {MOST_ITEMS} entries"));
+        return Vec::new();
+    }
+    let mut read: Vec<VrfRoute> = Vec::with_capacity(routes.len());
+    for (i, route) in routes.iter().enumerate() {
+        let prefix: Option<Prefix> = fields.required(&format!("routes[{i}].prefix"), &route.prefix);
+        let node: Option<Name> = fields.required(&format!("routes[{i}].node"), &route.node);
+        let (Some(prefix), Some(node)) = (prefix, node) else { continue };
+        if read.iter().any(|known| known.prefix == prefix) {
+            fields.add(&format!("routes[{i}].prefix"), format!("{prefix} is there twice"));
+        }
+        if prefix.network().is_multicast() {
+            fields.add(&format!("routes[{i}].prefix"), format!("{prefix} is a multicast prefix"));
+        }
+        read.push(VrfRoute { prefix, node });
+    }
+    read
+}
+
+fn read_mac(fields: &mut Fields, field: &str, text: &str) -> Option<Mac> {
+    if text.is_empty() {
+        return None;
+    }
+    let mac: Option<Mac> = fields.required(field, text);
+    if let Some(mac) = mac.filter(|mac| !mac.is_unicast()) {
+        fields.add(field, format!("{mac} is not a unicast address"));
+    }
+    mac
 }
 
 fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
@@ -177,6 +223,22 @@ fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
         0
     });
     let labels = fields.labels(&network.labels);
+    let irb = words::read_irb(network.irb).unwrap_or_else(|| {
+        fields.add("irb", format!("{} is not known", network.irb));
+        None
+    });
+    let gateway_mac = read_mac(fields, "gateway_mac", &network.gateway_mac);
+    let mut attachments = Vec::new();
+    for (i, number) in network.attachments.iter().enumerate() {
+        match words::read_attachment(*number).flatten() {
+            Some(attachment) if attachments.contains(&attachment) => {
+                fields.add(&format!("attachments[{i}]"), format!("{attachment} is there twice"));
+            }
+            Some(attachment) => attachments.push(attachment),
+            None => fields.add(&format!("attachments[{i}]"), format!("{number} is not known")),
+        }
+    }
+    attachments.sort_unstable();
     Some(Network {
         key: NetworkKey { vrf: vrf?, network: name? },
         vni: vni?,
@@ -187,6 +249,10 @@ fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
         sticky_seconds,
         labels,
         rd_number: 0,
+        irb,
+        gateway_mac,
+        attachments,
+        no_guard: network.no_guard,
     })
 }
 
@@ -223,28 +289,6 @@ fn read_subnet(fields: &mut Fields, subnet: &v1::Subnet) -> Option<Subnet> {
         }
     }
     Some(Subnet { gateway, ..record })
-}
-
-fn read_node(fields: &mut Fields, node: &v1::Node) -> Option<Node> {
-    let name = fields.required("name", &node.name);
-    let mode = match v1::NodeMode::try_from(node.mode) {
-        Ok(v1::NodeMode::HostVtep) => Some(NodeMode::HostVtep),
-        Ok(v1::NodeMode::Unspecified) => {
-            fields.add("mode", "is required");
-            None
-        }
-        Ok(_) | Err(_) => {
-            fields.add("mode", format!("{} is not a mode that this controller knows", node.mode));
-            None
-        }
-    };
-    let vtep = fields.host_address("vtep", &node.vtep);
-    let underlay_mtu = fields.within("underlay_mtu", node.underlay_mtu, UNDERLAY_MTUS, UNDERLAY_MTU);
-    if node.site.len() > LONGEST_SITE {
-        fields.add("site", format!("is longer than {LONGEST_SITE} bytes"));
-    }
-    let labels = fields.labels(&node.labels);
-    Some(Node { name: name?, mode: mode?, vtep: vtep?, underlay_mtu, site: node.site.clone(), labels })
 }
 
 fn read_peer(fields: &mut Fields, peer: &v1::Peer) -> Option<Peer> {

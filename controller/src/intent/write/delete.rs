@@ -1,6 +1,6 @@
 //! Deleting records that nothing refers to.
 
-use causeway_proto::{Name, Revision, v1};
+use causeway_proto::{Name, NetworkKey, Revision, v1};
 
 use super::{Intent, IntentError, TRIES, catch_up, check, lost};
 use crate::intent::Violation;
@@ -81,6 +81,10 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
                 let name = format!("{}/{}", network.key.vrf, subnet.value.prefix);
                 let hint = format!("delete its subnets first: causeway delete subnet {name}");
                 ("cannot be deleted while it has subnets", format!("subnet {name}"), hint)
+            } else if let Some(node) = lister(snapshot, &network.key) {
+                let hint =
+                    "take the network out of the node's networks first: causeway apply -f FILE".to_owned();
+                ("cannot be deleted while a switch is to bridge it", format!("node {node}"), hint)
             } else {
                 return Ok(());
             }
@@ -101,16 +105,36 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
                 }
             }
         }
-        Declared::Node(node) => match snapshot.bindings_at(&node.name).next() {
-            None => return Ok(()),
-            Some(binding) => {
+        Declared::Node(node) => {
+            if let Some(binding) = snapshot.bindings_at(&node.name).next() {
                 let key = &binding.value.port;
                 let hint = format!("unbind its ports first: causeway port unbind {key}");
                 ("cannot be deleted while ports are bound to it", format!("port {key}"), hint)
+            } else if let Some(host) = snapshot.hosts_behind(&node.name).next() {
+                let host = &host.value.name;
+                let hint = format!("delete the hosts behind it first: causeway delete node {host}");
+                ("cannot be deleted while hosts are behind it", format!("node {host}"), hint)
+            } else if let Some(vrf) = router_for(snapshot, &node.name) {
+                let hint = "take the routes out of the vrf first: causeway apply -f FILE".to_owned();
+                ("cannot be deleted while routes lead to it", format!("vrf {vrf}"), hint)
+            } else {
+                return Ok(());
             }
-        },
+        }
         Declared::Peer(_) => return Ok(()),
     };
     let subject = check::owner_name(record);
     Err(IntentError::InUse { subject, reason: reason.to_owned(), owner, hint })
+}
+
+/// A switch that lists a network.
+fn lister<'a>(snapshot: &'a Snapshot, network: &NetworkKey) -> Option<&'a Name> {
+    let mut nodes = snapshot.nodes.values().map(|record| &record.value);
+    nodes.find(|node| node.networks.contains(network)).map(|node| &node.name)
+}
+
+/// A VRF with a route to a node.
+fn router_for<'a>(snapshot: &'a Snapshot, node: &Name) -> Option<&'a Name> {
+    let mut vrfs = snapshot.vrfs.values().map(|record| &record.value);
+    vrfs.find(|vrf| vrf.routes.iter().any(|route| route.node == *node)).map(|vrf| &vrf.name)
 }

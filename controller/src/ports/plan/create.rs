@@ -85,7 +85,9 @@ fn find(view: &View<'_>, create: &CreatePort, old: (&Port, Revision)) -> Result<
     if revive {
         planned.compares.push(Compare::Unchanged(RecordKey::Port(key.clone()).path(), at));
         let labels = if create.labels.is_empty() { port.labels.clone() } else { create.labels.clone() };
-        planned.put_port(Port { released_ms: None, labels, ..port.clone() })?;
+        let rate = if create.rate.is_none() { port.rate } else { create.rate };
+        let guard = create.guard.or(port.guard);
+        planned.put_port(Port { released_ms: None, labels, rate, guard, ..port.clone() })?;
     }
     if let Some(place) = &create.bind {
         place::add(view, &mut planned, port, place, at)?;
@@ -172,6 +174,8 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context) -> Result<Plan, 
         labels: create.labels.clone(),
         created_ms: context.now_ms,
         released_ms: None,
+        rate: create.rate,
+        guard: create.guard,
     };
     planned.put_port(port.clone())?;
     if let Some(place) = &create.bind {

@@ -1,13 +1,11 @@
 //! Where a port lives, and its end.
 
-use std::net::IpAddr;
-
 use causeway_proto::{PortKey, Revision};
 
 use super::create::{done_or_write, port_as_seen, unchanged};
-use super::{Part, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, network_record};
+use super::{Part, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, fit, network_record};
 use crate::keys::{self, RecordKey};
-use crate::model::{Binding, Network, Node, Port};
+use crate::model::{Attachment, Binding, Guard, Node, NodeMode, Port, RateLimit, WorkloadKind};
 use crate::ports::overlay::View;
 use crate::ports::{Place, PortError};
 use crate::store::Write;
@@ -17,37 +15,46 @@ const LONGEST_INTERFACE: usize = 15;
 /// Longest path of a namespace: the kernel's PATH_MAX less the final zero.
 const LONGEST_PATH: usize = 4095;
 
-/// What VXLAN adds to a workload's frame on the underlay in bytes: outer IP, UDP, VXLAN and the inner Ethernet header.
-pub fn vxlan_overhead(vtep: IpAddr) -> u32 {
-    if vtep.is_ipv4() { 50 } else { 70 }
-}
-
-/// True if a network's frames pass between its VTEPs by way of this node.
-pub fn mtu_fits(network: &Network, node: &Node) -> bool {
-    network.mtu.saturating_add(vxlan_overhead(node.vtep)) <= node.underlay_mtu
-}
-
 /// What can be said of a place without the store.
 pub(super) fn check(place: &Place, at: &str) -> Result<(), PortError> {
     let wrong = |field: &str, reason: &str| {
         Err(PortError::Field { field: format!("{at}.{field}"), reason: reason.to_owned() })
     };
-    let pid = place
-        .netns
-        .strip_prefix("pid:")
-        .map(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok_and(|n| n > 0));
-    if place.netns.len() > LONGEST_PATH || place.netns.contains('\0') {
-        return wrong("netns", "is longer than a path can be, or has a zero byte");
+    if place.kind == WorkloadKind::Container {
+        let pid = place
+            .netns
+            .strip_prefix("pid:")
+            .map(|n| n.bytes().all(|b| b.is_ascii_digit()) && n.parse::<u32>().is_ok_and(|n| n > 0));
+        if place.netns.len() > LONGEST_PATH || place.netns.contains('\0') {
+            return wrong("netns", "is longer than a path can be, or has a zero byte");
+        }
+        if !(pid == Some(true) || place.netns.starts_with('/')) {
+            return wrong("netns", "must be an absolute path on the node or pid:NUMBER");
+        }
+    } else if !place.netns.is_empty() {
+        return wrong("netns", "is for containers only");
     }
-    if !(pid == Some(true) || place.netns.starts_with('/')) {
-        return wrong("netns", "must be an absolute path on the node or pid:NUMBER");
+    let macvlan = matches!(place.attachment, Some(Attachment::Macvlan));
+    if place.macvlan_mode.is_some() && !macvlan {
+        return wrong("macvlan_mode", "is for the attachment macvlan only");
     }
-    let name = place.interface.as_str();
-    // The kernel's rule, dev_valid_name().
+    if place.kind == WorkloadKind::BareMetal && place.attachment.is_some() {
+        return wrong("attachment", "makes no sense for bare metal, which hangs on a wire");
+    }
+    if !place.interface.is_empty()
+        && let Err(reason) = interface_name(&place.interface)
+    {
+        return wrong("interface", reason);
+    }
+    Ok(())
+}
+
+/// The kernel's rule for interface names, dev_valid_name(); why not, in words.
+pub fn interface_name(name: &str) -> Result<(), &'static str> {
     let bad = |c: char| c == '/' || c == ':' || c == '\0' || c.is_whitespace();
     if name.is_empty() || name.len() > LONGEST_INTERFACE || name == "." || name == ".." || name.contains(bad)
     {
-        return wrong("interface", "must be 1 to 15 bytes without '/', ':' and blanks");
+        return Err("must be 1 to 15 bytes without '/', ':' and blanks");
     }
     Ok(())
 }
@@ -88,15 +95,12 @@ pub(super) fn add(
     let record = RecordKey::Binding(key.clone());
     let old = view.binding(key);
     if let Some((binding, seen)) = old.filter(|(binding, _)| binding.active) {
-        let same = binding.node == place.node
-            && binding.netns == place.netns
-            && binding.interface == place.interface;
-        if same {
+        if same_place(view, binding, place) {
             return Ok(());
         }
         let error = PortError::Precondition {
             subject: format!("port {key}"),
-            reason: format!("is bound to {} {} on node {}", binding.netns, binding.interface, binding.node),
+            reason: bound_words(binding),
             owner: format!("node {}", binding.node),
             hint: format!("unbind it first: causeway port unbind {key}"),
         };
@@ -136,20 +140,32 @@ fn put(
         let error = PortError::NoNetwork(key.network.clone());
         return Err(Refusal::missing(error, &network_record(&key.network)));
     };
-    if !mtu_fits(&network.value, &node.value) {
+    let (kind, attachment) = (place.kind, resolved(place, &node.value));
+    if let Some(unfit) = fit::unfit(view.snapshot, &network.value, &node.value, kind, attachment) {
         let error = PortError::Precondition {
             subject: format!("node {}", place.node),
-            reason: format!(
-                "has an underlay of {} bytes, network {} needs {} and {} of VXLAN",
-                node.value.underlay_mtu,
-                key.network,
-                network.value.mtu,
-                vxlan_overhead(node.value.vtep)
-            ),
+            reason: unfit.reason,
             owner: format!("network {}", key.network),
-            hint: "lower the network's mtu, or raise the node's underlay and its underlay_mtu".to_owned(),
+            hint: unfit.hint,
         };
         return Err(Refusal::seen(error, &node_key, Some(node.revision)));
+    }
+    let interface = interface(place, key, &node.value)?;
+    let macvlan_mode = place.macvlan_mode.unwrap_or_default();
+    if let Some((in_way, reason)) =
+        fit::crowded(view.snapshot, key, &network.value, &node.value, attachment, &interface, macvlan_mode)
+    {
+        let error = PortError::Precondition {
+            subject: format!("node {}", place.node),
+            reason,
+            owner: format!("port {in_way}"),
+            hint: format!("bind it elsewhere, or unbind the other first: causeway port unbind {in_way}"),
+        };
+        return Err(Refusal::seen(
+            error,
+            &RecordKey::Binding(in_way.clone()),
+            view.binding(&in_way).map(|(_, at)| at),
+        ));
     }
     for same in [
         as_seen(&node_key, Some(node.revision)),
@@ -163,12 +179,90 @@ fn put(
     let binding = Binding {
         port: key.clone(),
         node: place.node.clone(),
+        kind,
+        attachment,
+        macvlan_mode,
         netns: place.netns.clone(),
-        interface: place.interface.clone(),
+        interface,
         generation: generation.max(before).saturating_add(1),
         active: true,
     };
     Ok(planned.put_binding(binding)?)
+}
+
+/// How a workload is attached when nobody says.
+fn resolved(place: &Place, node: &Node) -> Option<Attachment> {
+    match (place.kind, node.mode) {
+        (WorkloadKind::BareMetal, _) => None,
+        (WorkloadKind::Vm, _) => Some(place.attachment.unwrap_or(Attachment::Tap)),
+        (WorkloadKind::Container, NodeMode::Host) => Some(place.attachment.unwrap_or(Attachment::Bridge)),
+        (WorkloadKind::Container, _) => Some(place.attachment.unwrap_or(Attachment::VxlanBridge)),
+    }
+}
+
+/// The interface's name when nobody says: `eth0` inside a container, for a tap `cwp` and 48 bits of a hash (FNV-1a) of
+/// the port's key. Bare metal at a switch has the switch's interface, which must be given.
+fn interface(place: &Place, key: &PortKey, node: &Node) -> Result<String, PortError> {
+    let wrong = |reason: String| Err(PortError::Field { field: "binding.interface".to_owned(), reason });
+    match (place.kind, place.interface.as_str()) {
+        (WorkloadKind::BareMetal, "") if node.mode.is_switch() => {
+            wrong(format!("is required: which interface of {} the machine hangs on", node.name))
+        }
+        (WorkloadKind::BareMetal, given) if !given.is_empty() && !node.mode.is_switch() => {
+            wrong(format!("makes no sense: nothing is programmed for bare metal on a {}", node.mode))
+        }
+        (WorkloadKind::Container, "") => Ok("eth0".to_owned()),
+        (WorkloadKind::Vm, "") => {
+            let hash = fnv1a(key.to_string().as_bytes());
+            Ok(format!("cwp{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff))
+        }
+        (_, given) => Ok(given.to_owned()),
+    }
+}
+
+/// FNV-1a, 64 bits.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// True if the port is bound there already, with what nobody said filled in.
+fn same_place(view: &View<'_>, binding: &Binding, place: &Place) -> bool {
+    let Some(node) = view.snapshot.nodes.get(&binding.node) else { return false };
+    binding.node == place.node
+        && binding.kind == place.kind
+        && binding.attachment == resolved(place, &node.value)
+        && binding.macvlan_mode == place.macvlan_mode.unwrap_or_default()
+        && binding.netns == place.netns
+        && interface(place, &binding.port, &node.value).is_ok_and(|name| name == binding.interface)
+}
+
+fn bound_words(binding: &Binding) -> String {
+    let attachment = binding.attachment.map_or_else(|| binding.kind.to_string(), |a| a.to_string());
+    let parts = [attachment.as_str(), binding.netns.as_str(), binding.interface.as_str()];
+    let words: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    format!("is bound to node {} ({})", binding.node, words.join(" "))
+}
+
+/// Changes what may change while a port lives.
+pub(super) fn update(
+    view: &View<'_>,
+    key: &PortKey,
+    rate: Option<RateLimit>,
+    guard: Option<Option<Guard>>,
+) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    let changed =
+        Port { rate: rate.unwrap_or(port.rate), guard: guard.unwrap_or(port.guard), ..port.clone() };
+    if changed == *port {
+        return Ok(unchanged(view, key, port, at));
+    }
+    let mut planned = Planned::new(key);
+    planned.compares.push(port_as_seen(key, at));
+    planned.effect.binding = view.binding_part(key);
+    planned.put_port(changed)?;
+    Ok(Plan::Write(Box::new(planned)))
 }
 
 pub(super) fn unbind(view: &View<'_>, key: &PortKey) -> Result<Plan, Refusal> {

@@ -73,6 +73,8 @@ impl Raw {
             labels: Default::default(),
             created_ms: 1_790_000_000_000,
             released_ms: None,
+            rate: Default::default(),
+            guard: None,
         };
         let puts = [
             (keys::address(&self.network.vrf, self.subnet, address), owner.clone().into_bytes()),
