@@ -10,13 +10,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::cancel::Cancel;
+use crate::containerlab;
 use crate::down::{down, remove_lab_dir};
 use crate::enter::{self, ExecResult};
 use crate::error::{Act, LabError};
-use crate::find::{lab_dir, lab_name, running_lab, topology_file};
+use crate::find::{known_lab, known_labs, lab_dir, lab_name, running_lab, topology_file};
 use crate::note::note;
 use crate::report::{self, interfaces, node_rows, nodes_table};
-use crate::state::{LabState, NodeState, log_path};
+use crate::state::{LabState, NodeState, Runner, log_path};
 use crate::up::{Step, UpOptions, up};
 
 /// Labs from containerlab files, in network namespaces.
@@ -263,13 +264,13 @@ fn which_text(which: &Which) -> String {
 
 fn run_down(args: &DownArgs) -> anyhow::Result<ExitCode> {
     let names = if args.all {
-        LabState::all()?.into_iter().map(|lab| lab.name).collect()
+        known_labs()?.into_iter().map(|lab| lab.name).collect()
     } else {
         vec![lab_name(&args.which.topo, args.which.name.as_deref())?]
     };
     let start = std::time::Instant::now();
     for name in &names {
-        match down(name, args.cleanup) {
+        match take_down(name, args.cleanup) {
             Ok(state) => {
                 let milliseconds = start.elapsed().as_millis();
                 note(&format!(
@@ -296,9 +297,20 @@ fn run_down(args: &DownArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// With what brought it up.
+fn take_down(name: &str, cleanup: bool) -> Result<LabState, LabError> {
+    match down(name, cleanup) {
+        Err(LabError::NotUp { .. }) => {}
+        other => return other,
+    }
+    let lab = known_lab(name)?.ok_or_else(|| LabError::NotUp { name: name.to_owned() })?;
+    containerlab::destroy(&lab, cleanup)?;
+    Ok(lab)
+}
+
 fn run_inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let labs = if args.all {
-        LabState::all()?
+        known_labs()?
     } else {
         vec![running_lab(&args.which.topo, args.which.name.as_deref())?]
     };
@@ -454,7 +466,13 @@ fn run_graph(args: &GraphArgs) -> anyhow::Result<ExitCode> {
 
 fn run_logs(args: &LogsArgs) -> anyhow::Result<ExitCode> {
     let name = lab_name(&args.which.topo, args.which.name.as_deref())?;
-    let path = match LabState::read(&name)? {
+    let path = match known_lab(&name)? {
+        Some(lab) if lab.runner == Runner::Containerlab => {
+            let node = lab.node(&args.node)?;
+            let error =
+                containerlab::logs(node.container.as_deref().unwrap_or(&node.long_name), args.follow).exec();
+            return Err(LabError::Io { act: "run docker".to_owned(), source: error }.into());
+        }
         Some(lab) => lab.log_path(&lab.node(&args.node)?.name),
         // Logs outlive the lab.
         None => {
@@ -481,11 +499,12 @@ struct LabRow {
     state: &'static str,
     nodes: usize,
     running: usize,
+    runner: Runner,
     file: PathBuf,
 }
 
 fn run_list(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let rows: Vec<LabRow> = LabState::all()?
+    let rows: Vec<LabRow> = known_labs()?
         .into_iter()
         .map(|lab| LabRow {
             state: match lab.phase {
@@ -496,6 +515,7 @@ fn run_list(args: &ListArgs) -> anyhow::Result<ExitCode> {
             nodes: lab.nodes.len(),
             running: lab.nodes.iter().filter(|node| node.is_alive()).count(),
             name: lab.name,
+            runner: lab.runner,
             file: lab.file,
         })
         .collect();
@@ -508,9 +528,14 @@ fn run_list(args: &ListArgs) -> anyhow::Result<ExitCode> {
             row.name.clone(),
             row.state.to_owned(),
             format!("{}/{}", row.running, row.nodes),
+            match row.runner {
+                Runner::Causeway => "causeway",
+                Runner::Containerlab => "containerlab",
+            }
+            .to_owned(),
             row.file.display().to_string(),
         ]
     };
-    print(&report::table(&["Lab", "State", "Nodes", "File"], rows.iter().map(cells)))?;
+    print(&report::table(&["Lab", "State", "Nodes", "Runner", "File"], rows.iter().map(cells)))?;
     Ok(ExitCode::SUCCESS)
 }

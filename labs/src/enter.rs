@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use serde::Serialize;
 
+use crate::containerlab;
 use crate::error::{Act, LabError};
 use crate::state::{LabState, NodeState};
 
@@ -36,7 +37,11 @@ pub struct ExecResult {
 /// # Errors
 /// The node does not run.
 pub fn command<S: AsRef<OsStr>>(lab: &LabState, node: &NodeState, argv: &[S]) -> Result<Command, LabError> {
-    Ok(with_environment(Command::new(NSENTER), arguments(alive(lab, node)?, argv), &node.env))
+    let pid = alive(lab, node)?;
+    if let Some(container) = &node.container {
+        return Ok(containerlab::exec(container, &[], argv));
+    }
+    Ok(with_environment(Command::new(NSENTER), arguments(pid, argv), &node.env))
 }
 
 /// [`command`] for somebody at a terminal: Ctrl-C reaches the program in the node only, which may live on.
@@ -45,10 +50,14 @@ pub(crate) fn terminal_command<S: AsRef<OsStr>>(
     node: &NodeState,
     argv: &[S],
 ) -> Result<Command, LabError> {
+    let pid = alive(lab, node)?;
+    if let Some(container) = &node.container {
+        return Ok(containerlab::exec(container, &["--interactive", "--tty"], argv));
+    }
     let mut command = Command::new("/bin/sh");
     // nsenter waits for the program and must not die of its signals; the program gets them back from env.
     command.args(["-c", "trap '' INT QUIT; exec \"$@\"", "sh", NSENTER]);
-    let mut words = arguments(alive(lab, node)?, argv);
+    let mut words = arguments(pid, argv);
     let place = words.iter().position(|word| word == "--").map_or(words.len(), |place| place + 1);
     words.splice(place..place, ["/usr/bin/env", "--default-signal=INT,QUIT"].map(OsString::from));
     Ok(with_environment(command, words, &node.env))

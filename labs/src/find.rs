@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use causeway_topology::LoadOptions;
 
+use crate::containerlab;
 use crate::error::{Act, LabError};
 use crate::state::LabState;
 
@@ -38,7 +39,7 @@ pub fn lab_name(file: &Path, name: Option<&str>) -> Result<String, LabError> {
         return Ok(name.to_owned());
     }
     let file = topology_file(file)?;
-    let labs = LabState::all()?;
+    let labs = known_labs()?;
     let same: Vec<_> = labs.iter().filter(|lab| lab.file == file).map(|lab| lab.name.as_str()).collect();
     match same.as_slice() {
         // A lab that runs is found even if its file no longer parses, or its variables are not set now.
@@ -76,5 +77,24 @@ pub(crate) fn lab_dir(file: &Path, name: &str) -> Result<PathBuf, LabError> {
 /// Those of [`lab_name`]; it is not up.
 pub fn running_lab(file: &Path, name: Option<&str>) -> Result<LabState, LabError> {
     let name = lab_name(file, name)?;
-    LabState::read(&name)?.ok_or(LabError::NotUp { name })
+    known_lab(&name)?.ok_or(LabError::NotUp { name })
+}
+
+/// All labs on this machine, ours and containerlab's, in the order of their names.
+///
+/// # Errors
+/// A state cannot be read.
+pub fn known_labs() -> Result<Vec<LabState>, LabError> {
+    let mut labs = LabState::all()?;
+    labs.extend(containerlab::labs()?);
+    labs.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(labs)
+}
+
+/// The lab of that name, ours before containerlab's.
+pub(crate) fn known_lab(name: &str) -> Result<Option<LabState>, LabError> {
+    match LabState::read(name)? {
+        Some(lab) => Ok(Some(lab)),
+        None => Ok(containerlab::labs()?.into_iter().find(|lab| lab.name == name)),
+    }
 }

@@ -20,6 +20,7 @@
 
 mod cancel;
 pub mod cli;
+pub mod containerlab;
 mod down;
 mod enter;
 mod error;
@@ -44,11 +45,11 @@ pub use cancel::Cancel;
 pub use down::down;
 pub use enter::{ExecResult, command, exec};
 pub use error::LabError;
-pub use find::{lab_name, running_lab, topology_file};
+pub use find::{known_labs, lab_name, running_lab, topology_file};
 pub use guest::GuestError;
 pub use image::{Image, Images};
 pub use probe::missing as missing_features;
 pub use running::RunningLab;
 pub use spec::EntryStatus;
-pub use state::{LabPhase, LabState, NodeState, ProcessId};
+pub use state::{LabPhase, LabState, NodeState, ProcessId, Runner};
 pub use up::{Step, UpOptions, state_dir, up};

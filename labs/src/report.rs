@@ -29,7 +29,7 @@ pub struct NodeRow {
     pub abs_lab_path: String,
     /// Long name.
     pub name: String,
-    /// Number of PID 1 on the machine; there is no container.
+    /// The container's short id; number of PID 1 on the machine where there is no container.
     pub container_id: String,
     /// Image; `host` for the machine's own root.
     pub image: String,
@@ -68,7 +68,10 @@ pub fn node_rows(lab: &LabState) -> Vec<NodeRow> {
                 lab_path: relative.clone(),
                 abs_lab_path: lab.file.display().to_string(),
                 name: node.long_name.clone(),
-                container_id: node.init.map_or(String::new(), |init| init.pid.to_string()),
+                container_id: match &node.container {
+                    Some(id) => id.chars().take(12).collect(),
+                    None => node.init.map_or(String::new(), |init| init.pid.to_string()),
+                },
                 image: node.image.clone().unwrap_or_else(|| "host".to_owned()),
                 kind: node.kind.clone(),
                 group: node.group.clone(),

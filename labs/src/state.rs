@@ -60,6 +60,17 @@ pub enum LabPhase {
     Up,
 }
 
+/// Who brought a lab up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runner {
+    /// This program.
+    #[default]
+    Causeway,
+    /// containerlab.
+    Containerlab,
+}
+
 /// A lab that runs, or what is left of one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LabState {
@@ -69,6 +80,9 @@ pub struct LabState {
     pub file: PathBuf,
     /// `clab-LAB` beside the file.
     pub lab_dir: PathBuf,
+    /// Who brought it up.
+    #[serde(default)]
+    pub runner: Runner,
     /// How far it is.
     pub phase: LabPhase,
     /// The process that brought it up.
@@ -102,6 +116,9 @@ pub struct NodeState {
     pub netns: u64,
     /// Environment of the node's processes.
     pub env: BTreeMap<String, String>,
+    /// Its container, if containerlab brought it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 impl NodeState {

@@ -28,7 +28,8 @@ use crate::report;
 use crate::running::RunningLab;
 use crate::spec::EntryStatus;
 use crate::state::{
-    LabLock, LabPhase, LabState, NodeState, ProcessId, entry_status, lab_run_dir, log_path, remove_run_dir,
+    LabLock, LabPhase, LabState, NodeState, ProcessId, Runner, entry_status, lab_run_dir, log_path,
+    remove_run_dir,
 };
 
 /// How long a node may take until commands of the file can run in it.
@@ -282,11 +283,13 @@ impl Making {
             init: None,
             netns: 0,
             env: node.spec.env.clone(),
+            container: None,
         });
         let state = LabState {
             name: lab.name.clone(),
             file: file.to_owned(),
             lab_dir: lab.lab_dir(),
+            runner: Runner::Causeway,
             phase: LabPhase::Starting,
             owner,
             created,
