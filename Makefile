@@ -1,10 +1,10 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint fuzz clean
+.PHONY: help setup build demo test bench lint fuzz images test-containerlab clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what is missing from Debian (asks nothing, safe to repeat)
 	@scripts/setup.sh
@@ -28,6 +28,12 @@ lint: setup ## format, clippy, documentation, licences
 
 fuzz: setup ## mutated messages against the decoders; FUZZ_SECONDS=60 sets the time
 	@scripts/fuzz.sh
+
+images: build ## the labs' images for Docker (FRR, agent, controller, server, etcd), built here, nothing pulled
+	@labs/images/build.sh --docker
+
+test-containerlab: setup ## labs under the real containerlab (from CONTAINERLAB or the path), with the same checks
+	@scripts/test-containerlab.sh
 
 clean: ## remove what was built here
 	cargo clean

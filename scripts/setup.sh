@@ -13,6 +13,9 @@ packages=(
 )
 # The guests in which labs and tests run that need more than this machine's kernel has.
 if [[ $(dpkg --print-architecture) == amd64 ]]; then packages+=(qemu-system-x86 busybox-static cpio kmod xz-utils); fi
+# More, for what not everybody needs.
+read -ra extra <<< "${EXTRA_PACKAGES:-}"
+packages+=("${extra[@]}")
 rust_needed=1.95
 
 say() { printf '%s\n' "$*"; }

@@ -13,7 +13,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache=${CAUSEWAY_CACHE:-/var/cache/causeway}/images
 # Where our binaries are, for --docker only.
-bin_dir=${CAUSEWAY_BIN_DIR:-$here/../../target/debug}
+bin_dir=${CAUSEWAY_BIN_DIR:-${CARGO_TARGET_DIR:-$here/../../target}/debug}
 docker=0
 list=0
 wanted=()

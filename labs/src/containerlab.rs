@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use crate::down::remove_lab_dir;
 use crate::error::{Act, LabError};
 use crate::state::{LabPhase, LabState, NodeState, ProcessId, Runner, netns_inode};
 
@@ -123,17 +124,39 @@ pub fn destroy(lab: &LabState, cleanup: bool) -> Result<(), LabError> {
     if let Some(containerlab) = program() {
         let mut command = Command::new(containerlab);
         command.args(["destroy", "--name", &lab.name]).args(cleanup.then_some("--cleanup"));
-        return succeed(command, "containerlab destroy").map(drop);
+        succeed(command, "containerlab destroy")?;
     }
-    let ids: Vec<&str> = lab.nodes.iter().filter_map(|node| node.container.as_deref()).collect();
-    let mut command = Command::new("docker");
-    command.args(["rm", "--force", "--volumes"]).args(&ids);
-    succeed(command, "docker rm")?;
-    for node in &lab.nodes {
-        // Links of names to namespaces that are gone.
-        let _ = std::fs::remove_file(node.netns_path());
+    // Without it, and with it if the lab was deployed under another name than its file's, which it then does not find.
+    let mut left = labs()?;
+    if let Some(place) = left.iter().position(|other| other.name == lab.name) {
+        let ids = left.swap_remove(place).nodes.into_iter().filter_map(|node| node.container);
+        let mut command = Command::new("docker");
+        command.args(["rm", "--force", "--volumes"]).args(ids);
+        succeed(command, "docker rm")?;
+    }
+    if left.is_empty() {
+        remove_networks()?;
+    }
+    if cleanup {
+        remove_lab_dir(&lab.lab_dir)?;
+    }
+    // containerlab leaves the names of the namespaces behind, as links that lead nowhere.
+    let names = lab.nodes.iter().map(NodeState::netns_path);
+    for name in names.filter(|name| name.is_symlink() && !name.exists()) {
+        std::fs::remove_file(&name).act(|| format!("remove {}", name.display()))?;
     }
     Ok(())
+}
+
+/// The management networks, when no lab needs them any more.
+fn remove_networks() -> Result<(), LabError> {
+    let ids = docker(&["network", "ls", "--quiet", "--filter", "label=containerlab"])?.unwrap_or_default();
+    if ids.trim().is_empty() {
+        return Ok(());
+    }
+    let mut command = Command::new("docker");
+    command.args(["network", "rm"]).args(ids.split_whitespace());
+    succeed(command, "docker network rm").map(drop)
 }
 
 /// A command that will run in such a node. `how` are options of `docker exec`.

@@ -34,9 +34,27 @@ impl Switches {
     }
 }
 
+/// Who brings labs up: our runner, or with `CAUSEWAY_LAB_RUNNER=containerlab` the real containerlab, on Docker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    Causeway,
+    Containerlab,
+}
+
+impl Runner {
+    fn chosen() -> Result<Runner> {
+        match std::env::var("CAUSEWAY_LAB_RUNNER").as_deref() {
+            Err(_) | Ok("" | "causeway") => Ok(Runner::Causeway),
+            Ok("containerlab") => Ok(Runner::Containerlab),
+            Ok(other) => anyhow::bail!("CAUSEWAY_LAB_RUNNER={other}: there are causeway and containerlab"),
+        }
+    }
+}
+
 /// A running lab. Dropping it takes it down.
 #[derive(Debug)]
 pub struct Lab {
+    runner: Runner,
     name: String,
     file: PathBuf,
     directory: Directory,
@@ -51,10 +69,10 @@ impl Lab {
         let slot = Slot::get()?;
         let name = slot.name("lab");
         let record = slot.record("lab", &format!("{name} {}", file.display()))?;
-        let lab = Lab { name, file, directory: slot.directory("lab")?, _record: record };
-        let image = format!("FRR_IMAGE={}", switches.image());
-        let mut command = vec!["env".to_string(), image];
-        command.extend(lab.words("up", &[])?);
+        let runner = Runner::chosen()?;
+        let lab = Lab { runner, name, file, directory: slot.directory("lab")?, _record: record };
+        let mut command = vec!["env".to_string(), format!("FRR_IMAGE={}", switches.image())];
+        command.extend(lab.up_words()?);
         let said = run_within(&refs(&command), UP).await?;
         println!("{said}");
         Ok(lab)
@@ -68,6 +86,19 @@ impl Lab {
     /// A directory for what a test writes.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    fn up_words(&self) -> Result<Vec<String>> {
+        match self.runner {
+            Runner::Causeway => self.words("up", &[]),
+            Runner::Containerlab => {
+                let containerlab = std::env::var("CONTAINERLAB").unwrap_or_else(|_| "containerlab".into());
+                let base = format!("CLAB_LABDIR_BASE={}", self.directory.path().display());
+                let file = self.file.display().to_string();
+                let words = [&base, &containerlab, "deploy", "-t", &file, "--name", &self.name];
+                Ok(words.map(ToString::to_string).to_vec())
+            }
+        }
     }
 
     fn words(&self, verb: &str, rest: &[&str]) -> Result<Vec<String>> {

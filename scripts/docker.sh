@@ -1,0 +1,91 @@
+# Sourced: a Docker Engine to work with. One that answers is used as it is. Otherwise Debian's is installed and started for
+# as long as the script runs, in a network namespace of its own, so that the machine's links and firewall stay untouched.
+#
+#   docker_start; trap docker_stop EXIT; in_docker_namespace COMMAND…
+
+docker_dir=
+docker_netns=
+docker_pid=
+
+# What is missing of the capabilities that Docker gives to privileged containers: inside some containers and virtual
+# machines not all are there, and runc refuses to start what asks for more.
+missing_capabilities() {
+  local names=(CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE
+    NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE
+    SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL
+    SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE)
+  local bound number
+  bound=$((16#$(awk '/^CapBnd/ { print $2 }' /proc/self/status)))
+  for number in "${!names[@]}"; do
+    if (((bound >> number & 1) == 0)); then printf '"CAP_%s"\n' "${names[number]}"; fi
+  done | paste -sd,
+}
+
+# A runc that does not ask for what cannot be had.
+write_runtime() {
+  local missing
+  missing=$(missing_capabilities)
+  [[ -n $missing ]] || return 1
+  cat > "$docker_dir/runc" <<RUNTIME
+#!/usr/bin/env bash
+set -e
+lower='(.capabilities // {}) |= map_values(map(select(IN(\$missing[]) | not))) | .rlimits = [] | del(.oomScoreAdj)'
+rewrite() { if [ -f "\$2" ]; then jq --argjson missing '[$missing]' "\$1" "\$2" > "\$2.new"; cat "\$2.new" > "\$2"; rm "\$2.new"; fi; }
+words=("\$@")
+for i in "\${!words[@]}"; do
+  case \${words[i]} in
+    --bundle) rewrite ".process |= (\$lower)" "\${words[i+1]}/config.json" ;;
+    --process) rewrite "\$lower" "\${words[i+1]}" ;;
+  esac
+done
+exec $(command -v runc) "\$@"
+RUNTIME
+  chmod +x "$docker_dir/runc"
+}
+
+docker_start() {
+  if docker version >/dev/null 2>&1; then return; fi
+  EXTRA_PACKAGES="docker.io cgroupfs-mount" scripts/setup.sh
+  local cache=${CAUSEWAY_CACHE:-/var/cache/causeway} options=()
+  docker_dir=$(mktemp -d /run/causeway-docker.XXXXXX)
+  docker_netns=$(basename "$docker_dir")
+  ip netns add "$docker_netns"
+  mountpoint -q /sys/fs/cgroup || cgroupfs-mount
+  if write_runtime; then options+=(--add-runtime "lower=$docker_dir/runc" --default-runtime lower); fi
+  mkdir -p "$cache"
+  in_docker_namespace ip link set lo up
+  in_docker_namespace sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+  export DOCKER_HOST=unix://$docker_dir/docker.sock
+  in_docker_namespace setsid dockerd --data-root "$cache/docker" --exec-root "$docker_dir/exec" -H "$DOCKER_HOST" \
+    --pidfile "$docker_dir/pid" --iptables=false --ip-masq=false --bridge=none "${options[@]}" \
+    > "$docker_dir/log" 2>&1 < /dev/null &
+  docker_pid=$!
+  local deadline=$((SECONDS + 60))
+  until docker version >/dev/null 2>&1; do
+    if ((SECONDS > deadline)) || ! kill -0 "$docker_pid" 2>/dev/null; then
+      tail -n 20 "$docker_dir/log" >&2
+      echo "docker: dockerd does not start (its last lines are above)" >&2
+      return 1
+    fi
+    sleep 0.2
+  done
+}
+
+# Where dockerd works, and containerlab must: the machine itself, or the namespace made above. nsenter, because "ip netns
+# exec" would hide what is mounted below /run/netns from everybody else.
+in_docker_namespace() {
+  if [[ -n $docker_netns ]]; then nsenter --net="/run/netns/$docker_netns" "$@"; else "$@"; fi
+}
+
+docker_stop() {
+  [[ -n $docker_dir ]] || return 0
+  if [[ -s $docker_dir/pid ]]; then
+    local pid deadline=$((SECONDS + 30))
+    pid=$(cat "$docker_dir/pid")
+    kill "$pid" 2>/dev/null || true
+    while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
+  fi
+  ip netns del "$docker_netns" 2>/dev/null || true
+  awk -v dir="$docker_dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount 2>/dev/null || true
+  rm -rf --one-file-system "$docker_dir"
+}
