@@ -272,6 +272,37 @@ mod tests {
         }
     }
 
+    /// Two definitions of the same images, one of which is read by Docker only.
+    #[test]
+    fn the_dockerfile_says_the_same() {
+        let images = images();
+        let text = fs::read_to_string(images.folder.join("Dockerfile")).unwrap();
+        let quoted = |words: &[String]| serde_json::to_string(words).unwrap().replace("\",\"", "\", \"");
+        for image in images.by_name.values() {
+            let name = image.name.strip_prefix("causeway/").unwrap();
+            let start = text.find(&format!(" AS {name}\n")).unwrap_or_else(|| panic!("no target {name}"));
+            let stage = text[start + 1..].split("\nFROM ").next().unwrap();
+            if !image.packages.is_empty() {
+                assert!(stage.contains(&format!("    {} \\\n", image.packages.join(" "))), "{name}: {stage}");
+            }
+            if !image.entrypoint.is_empty() {
+                assert!(
+                    stage.contains(&format!("ENTRYPOINT {}", quoted(&image.entrypoint))),
+                    "{name}: {stage}"
+                );
+            }
+            for part in &image.files {
+                assert!(stage.contains(&format!("COPY labs/images/files/{part}/ /\n")), "{name}: {stage}");
+            }
+            for binary in &image.binaries {
+                assert!(stage.contains(&format!("/out/{binary} ")), "{name}: {stage}");
+            }
+            for (key, value) in &image.env {
+                assert!(stage.contains(&format!("{key}={value}")), "{name}: {stage}");
+            }
+        }
+    }
+
     #[test]
     fn an_unknown_image_is_refused_with_those_there_are() {
         let error = images().find("quay.io/frrouting/frr:9.0").unwrap_err().to_string();
