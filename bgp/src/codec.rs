@@ -15,6 +15,10 @@ use wire::{Afi, Capability, Safi};
 
 /// Address family of EVPN: AFI 25, SAFI 70.
 const FAMILY: [u8; 3] = [0x00, 0x19, 0x46];
+/// Address family of route target constraint: AFI 1, SAFI 132 (RFC 4684 §4).
+const CONSTRAINT_FAMILY: [u8; 3] = [0x00, 0x01, 0x84];
+/// The same in the codec's terms.
+pub(crate) const CONSTRAINT: (Afi, Safi) = (Afi::Ipv4, Safi::RtConstrain);
 /// Octets of a message header.
 pub(crate) const HEADER: usize = 19;
 /// Largest message without RFC 8654.
@@ -22,7 +26,7 @@ pub(crate) const STANDARD_LIMIT: usize = 4096;
 /// Largest message with RFC 8654.
 pub(crate) const EXTENDED_LIMIT: usize = 65535;
 
-/// The one address family spoken here, in the codec's terms.
+/// The address family of our routes, in the codec's terms.
 #[derive(Debug)]
 pub(crate) struct Family;
 
@@ -270,9 +274,18 @@ pub(crate) fn refresh(kind: Refresh) -> Bytes {
 
 /// End-of-RIB for EVPN: an UPDATE with an empty MP_UNREACH_NLRI (RFC 4724 §2).
 pub(crate) fn end_of_rib() -> Bytes {
+    end_of_family(FAMILY)
+}
+
+/// End-of-RIB for route target constraint: all memberships have been told.
+pub(crate) fn end_of_memberships() -> Bytes {
+    end_of_family(CONSTRAINT_FAMILY)
+}
+
+fn end_of_family([a, b, c]: [u8; 3]) -> Bytes {
     let mut out = BytesMut::with_capacity(29);
     put_header(&mut out, 29, 2);
-    out.put_slice(&[0, 0, 0, 6, 0x80, 15, 3, FAMILY[0], FAMILY[1], FAMILY[2]]);
+    out.put_slice(&[0, 0, 0, 6, 0x80, 15, 3, a, b, c]);
     out.freeze()
 }
 

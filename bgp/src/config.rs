@@ -53,11 +53,14 @@ pub struct PeerConfig {
     /// Graceful restart (RFC 4724, with the N bit of RFC 8538): how long the peer shall keep our routes over a restart.
     /// `None`: the capability is not offered.
     pub restart_time: Option<Duration>,
+    /// Offer route target constraint (RFC 4684): a peer that has it too tells which routes it wants and gets no others,
+    /// and sends only those we ask for (see `Speaker::set_interest`).
+    pub route_target_constraint: bool,
 }
 
 impl PeerConfig {
     /// A peer with the usual values: port 179, connect and accept, hold time 90 s, retry at most every 10 s, routes kept
-    /// for 120 s over a restart.
+    /// for 120 s over a restart, no route target constraint.
     pub fn new(address: IpAddr, asn: u32) -> Self {
         PeerConfig {
             address,
@@ -70,6 +73,7 @@ impl PeerConfig {
             hold_time: Duration::from_secs(90),
             connect_retry: Duration::from_secs(10),
             restart_time: Some(Duration::from_secs(120)),
+            route_target_constraint: false,
         }
     }
 }

@@ -66,6 +66,8 @@ pub(crate) struct Agreed {
     pub(crate) peer_graceful: bool,
     /// Its own restart, if it said that it may come back with its state (RFC 4724 §3), for our family.
     pub(crate) restart: Option<Restart>,
+    /// Routes are sent only where the target was asked for (RFC 4684).
+    pub(crate) constraint: bool,
     /// Also a NOTIFICATION leaves routes in place (RFC 8538).
     pub(crate) notification_graceful: bool,
 }
@@ -98,6 +100,11 @@ impl Machine {
         // RFC 4271 §4.2: at least 3 s, or 0 for none.
         config.hold_time = seconds(peer.hold_time).max(3);
         config.families = vec![(crate::codec::Family::AFI, crate::codec::Family::SAFI)];
+        // A peer may lack the other family, never this one.
+        config.required_families.clone_from(&config.families);
+        if peer.route_target_constraint {
+            config.families.push(codec::CONSTRAINT);
+        }
         config.disable_ipv4_unicast = true;
         config.graceful_restart = peer.restart_time.is_some();
         // Twelve bits (RFC 4724 §3).
@@ -215,6 +222,7 @@ impl Machine {
                 forwarding: family.forwarding_preserved,
                 restarted: negotiated.peer_restart_state,
             }),
+            constraint: negotiated.negotiated_families.contains(&codec::CONSTRAINT),
             notification_graceful: negotiated.peer_notification_gr,
         }
     }

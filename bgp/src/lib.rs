@@ -13,6 +13,7 @@ mod codec;
 mod collision;
 mod config;
 mod connection;
+mod constraint;
 mod fsm;
 mod link;
 #[doc(hidden)]
@@ -31,6 +32,7 @@ mod testing;
 mod transport;
 
 pub use config::{PeerConfig, PeerMode, SpeakerConfig};
+pub use constraint::Interest;
 pub use route::{
     Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget, RouteTextError,
 };

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
@@ -51,6 +52,8 @@ pub(crate) struct Link {
     pub(crate) side: Side,
     /// The session was Established already when this connection came in.
     pub(crate) newcomer: bool,
+    /// Our address.
+    pub(crate) local: Option<IpAddr>,
     reader: Reader,
     writer: Writer,
     queue: VecDeque<Item>,
@@ -67,6 +70,7 @@ impl Link {
             connection,
             side,
             newcomer,
+            local: None,
             reader: stream.0,
             writer: stream.1,
             queue: VecDeque::new(),

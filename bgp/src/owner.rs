@@ -4,7 +4,7 @@
 mod neighbour;
 mod sessions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::codec::Notification;
 use crate::config::{PeerConfig, SpeakerConfig};
+use crate::constraint::{Interest, Membership};
 use crate::outbox::Outbox;
 use crate::peer::{FromPeer, PeerId};
 use crate::rib_in::{RibIn, matches};
 use crate::rib_out::Desired;
-use crate::route::{Route, RouteChange};
+use crate::route::{Route, RouteChange, RouteKey};
 use crate::speaker::{Event, PeerState, ReceivedRoute, RouteFilter, Ticket};
 use crate::transport::Listeners;
 use neighbour::Neighbour;
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Update { changes: Vec<RouteChange>, done: oneshot::Sender<Ticket> },
     Replace { routes: Vec<Route>, done: oneshot::Sender<Ticket> },
     SetSynced { done: oneshot::Sender<()> },
+    SetInterest { interest: Interest, done: oneshot::Sender<()> },
+    Holders { key: RouteKey, reply: oneshot::Sender<Vec<IpAddr>> },
     Peers { reply: oneshot::Sender<Vec<PeerState>> },
     RoutesIn { filter: RouteFilter, reply: oneshot::Sender<Vec<ReceivedRoute>> },
     RoutesOut { filter: RouteFilter, reply: oneshot::Sender<Vec<Route>> },
@@ -65,6 +68,8 @@ pub(crate) struct Owner {
     /// The highest ticket reported as sent.
     reported: Option<Ticket>,
     synced: bool,
+    /// What we ask peers for.
+    interest: Arc<BTreeSet<Membership>>,
     /// Tasks of peers that are configured no longer, and the accepting ones.
     leaving: JoinSet<()>,
 }
@@ -72,6 +77,7 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn new(config: SpeakerConfig, listeners: Listeners) -> Self {
         let (to_owner, from_peers) = mpsc::channel(INBOX);
+        let interest = Arc::new(Interest::default().memberships(config.asn));
         Owner {
             config: Arc::new(config),
             listeners: Arc::new(listeners),
@@ -85,6 +91,7 @@ impl Owner {
             ticket: Ticket(0),
             reported: None,
             synced: false,
+            interest,
             leaving: JoinSet::new(),
         }
     }
@@ -170,6 +177,16 @@ impl Owner {
                 self.set_synced();
                 done.send(()).ok();
             }
+            Command::SetInterest { interest, done } => {
+                self.interest = Arc::new(interest.memberships(self.config.asn));
+                done.send(()).ok();
+            }
+            Command::Holders { key, reply } => {
+                let holds =
+                    |n: &&Neighbour| n.session.as_ref().is_some_and(|s| s.queue.has(&self.desired, &key));
+                let holders = self.neighbours.values().filter(holds).map(|n| n.id.address).collect();
+                reply.send(holders).ok();
+            }
             Command::Peers { reply } => {
                 let states = self.neighbours.values().map(|n| n.show(&self.rib_in, &self.desired)).collect();
                 reply.send(states).ok();
@@ -209,9 +226,16 @@ impl Owner {
             session.queue.extend(places, self.ticket);
         }
         if self.neighbours.values().all(|n| n.session.as_ref().is_none_or(|s| s.queue.waiting() == 0)) {
-            self.desired.compact();
+            self.compact();
         }
         self.ticket
+    }
+
+    fn compact(&mut self) {
+        let Some(left) = self.desired.compact() else { return };
+        for session in self.neighbours.values_mut().filter_map(|n| n.session.as_mut()) {
+            session.queue.compacted(&left);
+        }
     }
 
     fn set_synced(&mut self) {
@@ -219,7 +243,9 @@ impl Owner {
             return;
         }
         for session in self.neighbours.values_mut().filter_map(|n| n.session.as_mut()) {
-            session.queue.end_of_rib();
+            if session.asking.is_none() {
+                session.queue.end_of_rib();
+            }
         }
     }
 

@@ -47,6 +47,8 @@ pub(crate) enum FromPeer {
     Up {
         session: u64,
         agreed: Box<Agreed>,
+        /// Our address.
+        local: Option<IpAddr>,
     },
     Updates {
         updates: Vec<Update>,
@@ -273,15 +275,23 @@ impl PeerTask {
     }
 
     async fn take(&mut self, slot: usize, side: Side, stream: TcpStream) {
+        let local = stream.local_addr().ok().map(|address| address.ip().to_canonical());
         let (reader, writer) = stream.into_split();
-        self.take_stream(slot, side, (Box::new(reader), Box::new(writer))).await;
+        self.take_stream(slot, side, (Box::new(reader), Box::new(writer)), local).await;
     }
 
-    async fn take_stream(&mut self, slot: usize, side: Side, stream: (Reader, Writer)) {
+    async fn take_stream(
+        &mut self,
+        slot: usize,
+        side: Side,
+        stream: (Reader, Writer),
+        local: Option<IpAddr>,
+    ) {
         let now = Instant::now();
         let connection = Connection::start(&self.speaker, &self.config, self.restarting, now);
         let newcomer = self.links[SESSION].is_some();
         let mut link = Link::new(connection, side, newcomer, stream);
+        link.local = local;
         link.collect(now);
         self.links[slot] = Some(link);
         self.settle(slot).await;
@@ -381,7 +391,8 @@ impl PeerTask {
         self.since = Instant::now();
         self.graceful = agreed.peer_graceful;
         self.show().await;
-        self.tell(FromPeer::Up { session: self.session, agreed }).await;
+        let local = self.links[SESSION].as_ref().and_then(|link| link.local);
+        self.tell(FromPeer::Up { session: self.session, agreed, local }).await;
         SESSION
     }
 

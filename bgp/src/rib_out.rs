@@ -12,6 +12,7 @@ use slab::Slab;
 use crate::codec::encode::{self, Writing};
 use crate::codec::pack::Packed;
 use crate::codec::{self, Refresh};
+use crate::constraint::{MembershipChanges, Wanted};
 use crate::route::{Attributes, Route, RouteChange, RouteKey};
 use crate::speaker::Ticket;
 
@@ -166,13 +167,29 @@ impl Desired {
         places.into_iter().map(|(_, place)| place).collect()
     }
 
-    /// Forgets withdrawn routes when there are many. Places change: only while all queues are empty.
-    pub(crate) fn compact(&mut self) {
+    /// Forgets withdrawn routes when there are many. Places change: only while all queues are empty. Returns the former
+    /// places of those that are left, in order.
+    pub(crate) fn compact(&mut self) -> Option<Vec<u32>> {
         let tombstones = self.routes.len() - self.live;
-        if tombstones > TOMBSTONES.max(self.live / 4) {
-            self.routes.retain(|_, slot| slot.group != WITHDRAWN);
-            self.routes.shrink_to(self.live + self.live / 8);
+        if tombstones <= TOMBSTONES.max(self.live / 4) {
+            return None;
         }
+        let left = self.places_in_order();
+        self.routes.retain(|_, slot| slot.group != WITHDRAWN);
+        self.routes.shrink_to(self.live + self.live / 8);
+        Some(left)
+    }
+
+    /// Places of all announced routes, ascending.
+    fn places_in_order(&self) -> Vec<u32> {
+        let live = self.routes.values().zip(0..).filter(|(slot, _)| slot.group != WITHDRAWN);
+        live.map(|(_, place)| place).collect()
+    }
+
+    /// Place of an announced route.
+    fn place(&self, key: &RouteKey) -> Option<u32> {
+        let (place, _, slot) = self.routes.get_full(key)?;
+        u32::try_from(place).ok().filter(|_| slot.group != WITHDRAWN)
     }
 }
 
@@ -197,12 +214,54 @@ pub(crate) struct Chunk {
     pub(crate) unsendable: u64,
 }
 
+/// One bit per place.
+#[derive(Debug, Default)]
+struct Places(Vec<u64>);
+
+impl Places {
+    fn contains(&self, place: u32) -> bool {
+        self.0.get((place / 64) as usize).is_some_and(|word| word & (1 << (place % 64)) != 0)
+    }
+
+    /// True if it was not there.
+    fn insert(&mut self, place: u32) -> bool {
+        let (word, bit) = ((place / 64) as usize, 1 << (place % 64));
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        let new = self.0[word] & bit == 0;
+        self.0[word] |= bit;
+        new
+    }
+
+    /// True if it was there.
+    fn remove(&mut self, place: u32) -> bool {
+        let there = self.contains(place);
+        if there {
+            self.0[(place / 64) as usize] &= !(1 << (place % 64));
+        }
+        there
+    }
+}
+
+/// What a peer with route target constraint wants, and has.
+#[derive(Debug, Default)]
+struct Constraint {
+    wanted: Wanted,
+    /// It wants something else than when the queue was filled last.
+    changed: bool,
+    told: Places,
+    count: usize,
+}
+
 /// What a session has still to be told.
 #[derive(Debug, Default)]
 pub(crate) struct OutQueue {
     places: VecDeque<u32>,
-    /// One bit per place: is it in `places`?
-    queued: Vec<u64>,
+    /// Those in `places`.
+    queued: Places,
+    /// `None`: the peer gets everything.
+    constraint: Option<Constraint>,
     taken: u64,
     /// In order, with the number of places taken when it is due.
     markers: VecDeque<(u64, Marker)>,
@@ -217,6 +276,70 @@ impl OutQueue {
         }
         queue.mark(Marker::Ticket(ticket));
         queue
+    }
+
+    /// For a session that has just come up with route target constraint: nothing is to be told yet.
+    pub(crate) fn constrained(ticket: Ticket) -> Self {
+        let mut queue = OutQueue { constraint: Some(Constraint::default()), ..OutQueue::default() };
+        queue.mark(Marker::Ticket(ticket));
+        queue
+    }
+
+    /// The peer asks for other routes than before; what follows is queued by [`OutQueue::constrain`].
+    pub(crate) fn asked(&mut self, changes: &MembershipChanges) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.changed |= constraint.wanted.apply(changes);
+        }
+    }
+
+    /// Queues what the peer now gets and no longer gets, if it has changed its mind. Looks at every route: once for many
+    /// changes.
+    pub(crate) fn constrain(&mut self, desired: &Desired) {
+        let Some(mut constraint) = self.constraint.take() else { return };
+        if std::mem::take(&mut constraint.changed) {
+            let wanted: HashMap<u32, bool> = desired
+                .groups
+                .iter()
+                .filter_map(|(group, _)| u32::try_from(group).ok())
+                .map(|group| (group, constraint.wants(desired, group)))
+                .collect();
+            for (slot, place) in desired.routes.values().zip(0..) {
+                let wanted = wanted.get(&slot.group).is_some_and(|wanted| *wanted);
+                if wanted != constraint.told.contains(place) {
+                    self.push(place);
+                }
+            }
+        }
+        self.constraint = Some(constraint);
+    }
+
+    /// Follows [`Desired::compact`].
+    pub(crate) fn compacted(&mut self, left: &[u32]) {
+        let Some(constraint) = &mut self.constraint else { return };
+        let old = std::mem::take(&mut constraint.told);
+        for (place, _) in (0..).zip(left).filter(|(_, former)| old.contains(**former)) {
+            constraint.told.insert(place);
+        }
+    }
+
+    /// How many routes the peer has been told of, as far as it asked for them.
+    pub(crate) fn told(&self, desired: &Desired) -> usize {
+        match &self.constraint {
+            Some(constraint) => constraint.count,
+            None => desired.len().saturating_sub(self.waiting()),
+        }
+    }
+
+    /// How many memberships the peer has announced; `None`: no route target constraint.
+    pub(crate) fn memberships(&self) -> Option<usize> {
+        self.constraint.as_ref().map(|constraint| constraint.wanted.len())
+    }
+
+    /// Whether the peer has the route as it is now.
+    pub(crate) fn has(&self, desired: &Desired, key: &RouteKey) -> bool {
+        desired.place(key).is_some_and(|place| {
+            !self.queued.contains(place) && self.constraint.as_ref().is_none_or(|c| c.told.contains(place))
+        })
     }
 
     /// How many changes wait.
@@ -250,7 +373,7 @@ impl OutQueue {
             .drain(..)
             .filter(|&place| desired.at(place).is_some_and(|(_, group)| group.is_none()))
             .collect();
-        self.queued.clear();
+        self.queued = Places::default();
         let waiting: Vec<Marker> = self.markers.drain(..).map(|(_, marker)| marker).collect();
         if framed {
             self.mark(Marker::Refresh(Refresh::Begin));
@@ -269,12 +392,7 @@ impl OutQueue {
     }
 
     fn push(&mut self, place: u32) {
-        let (word, bit) = ((place / 64) as usize, 1 << (place % 64));
-        if self.queued.len() <= word {
-            self.queued.resize(word + 1, 0);
-        }
-        if self.queued[word] & bit == 0 {
-            self.queued[word] |= bit;
+        if self.queued.insert(place) {
             self.places.push_back(place);
         }
     }
@@ -299,11 +417,16 @@ impl OutQueue {
         let mut announce = Vec::with_capacity(count);
         let mut withdraw = Vec::new();
         for place in self.places.drain(..count) {
-            self.queued[(place / 64) as usize] &= !(1 << (place % 64));
-            match desired.at(place) {
-                Some((key, Some(group))) => announce.push((group, key)),
-                Some((key, None)) => withdraw.push(key),
-                None => {}
+            self.queued.remove(place);
+            let Some((key, group)) = desired.at(place) else { continue };
+            let act = match &mut self.constraint {
+                Some(constraint) => constraint.act(desired, place, group),
+                None => group.map_or(Act::Withdraw, Act::Announce),
+            };
+            match act {
+                Act::Announce(group) => announce.push((group, key)),
+                Act::Withdraw => withdraw.push(key),
+                Act::Nothing => {}
             }
         }
         self.taken += count as u64;
@@ -342,6 +465,35 @@ impl OutQueue {
                     chunk.refresh_end |= kind == Refresh::End;
                 }
             }
+        }
+    }
+}
+
+/// What to say of a place.
+enum Act {
+    Announce(u32),
+    Withdraw,
+    Nothing,
+}
+
+impl Constraint {
+    fn wants(&self, desired: &Desired, group: u32) -> bool {
+        let group = desired.groups.get(group as usize);
+        group.is_some_and(|group| self.wanted.wants(&group.attributes.route_targets))
+    }
+
+    /// Decides, and notes it as said.
+    fn act(&mut self, desired: &Desired, place: u32, group: Option<u32>) -> Act {
+        match group.filter(|group| self.wants(desired, *group)) {
+            Some(group) => {
+                self.count += usize::from(self.told.insert(place));
+                Act::Announce(group)
+            }
+            None if self.told.remove(place) => {
+                self.count -= 1;
+                Act::Withdraw
+            }
+            None => Act::Nothing,
         }
     }
 }

@@ -11,8 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{PeerConfig, SpeakerConfig};
+use crate::constraint::Interest;
 use crate::owner::{Command, Owner};
-use crate::route::{Route, RouteChange};
+use crate::route::{Route, RouteChange, RouteKey};
 use crate::transport::Listeners;
 
 /// Commands and events that may wait in a channel; a full one makes the sender wait, nothing is lost.
@@ -129,6 +130,8 @@ pub struct PeerState {
     pub routes_stale: usize,
     /// Routes we have told it, while Established.
     pub routes_out: usize,
+    /// Memberships it has announced: what it asks for (RFC 4684). `None`: it gets everything, or is not Established.
+    pub memberships: Option<usize>,
     /// Changes it has still to be told.
     pub queue: usize,
     /// True once it has sent its whole table in this session.
@@ -255,6 +258,17 @@ impl Speaker {
     /// kept our routes over a restart would drop those not announced yet (RFC 4724 §4.2).
     pub async fn set_synced(&self) {
         self.ask(|done| Command::SetSynced { done }).await.unwrap_or_default()
+    }
+
+    /// Sets which routes to ask for, of peers with route target constraint; at first it is all.
+    pub async fn set_interest(&self, interest: Interest) {
+        self.ask(|done| Command::SetInterest { interest, done }).await.unwrap_or_default()
+    }
+
+    /// Peers that have been told of a route of ours as it is now. A peer with route target constraint that did not ask
+    /// for it is not among them.
+    pub async fn holders(&self, key: RouteKey) -> Vec<IpAddr> {
+        self.ask(|reply| Command::Holders { key, reply }).await.unwrap_or_default()
     }
 
     /// The neighbours, by address.

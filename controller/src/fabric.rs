@@ -10,6 +10,7 @@
 //! When the controller stops, connections are closed without a NOTIFICATION, so that peers with graceful restart keep
 //! its routes until the next run has announced them again; only then an End-of-RIB goes out.
 
+mod interest;
 mod progress;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -204,6 +205,7 @@ impl Task {
         tracing::info!(rev = snapshot.revision.0, routes = routes.len(), "first complete set of routes");
         let ticket = self.fabric.speaker.replace(routes).await;
         self.fabric.progress(|progress| progress.begin(ticket));
+        self.set_interest(&snapshot).await;
         self.set_peers(&snapshot).await;
         self.fabric.speaker.set_synced().await;
         self.told = snapshot;
@@ -227,6 +229,9 @@ impl Task {
         }
         if !changed.networks.is_empty() || !changed.nodes.is_empty() {
             self.set_policy(&new);
+        }
+        if !old.networks.ptr_eq(&new.networks) || !old.vrfs.ptr_eq(&new.vrfs) {
+            self.set_interest(&new).await;
         }
         if !old.peers.ptr_eq(&new.peers) {
             self.set_peers(&new).await;
@@ -297,6 +302,10 @@ impl Task {
         }
     }
 
+    async fn set_interest(&self, snapshot: &Snapshot) {
+        self.fabric.speaker.set_interest(interest::interest(snapshot, &self.fabric.context)).await;
+    }
+
     async fn set_peers(&mut self, snapshot: &Snapshot) {
         let mut peers = Vec::new();
         let mut unusable = BTreeMap::new();
@@ -338,6 +347,8 @@ async fn peer_config(peer: &Peer) -> Result<PeerConfig, String> {
     config.gtsm_hops = peer.gtsm_hops;
     config.hold_time = Duration::from_secs(peer.hold_seconds.into());
     config.restart_time = peer.restart_seconds.map(|seconds| Duration::from_secs(seconds.into()));
+    // Peers that do not know it ignore it.
+    config.route_target_constraint = true;
     if let Some(path) = &peer.md5_key_file {
         config.md5_key =
             Some(read_key(path).await.map_err(|why| format!("md5_key_file {}: {why}", path.display()))?);

@@ -104,11 +104,7 @@ fn check_prefix(ipv4: bool, attributes: &Attributes) -> Result<(), &'static str>
 
 /// Appends all path attributes but the MP ones, in order of their type.
 pub(crate) fn path_attributes(attributes: &Attributes, writing: &Writing, out: &mut Vec<u8>) {
-    out.extend([WELL_KNOWN, 1, 1, 0]); // ORIGIN: IGP
-    as_path(writing, out);
-    if writing.ibgp {
-        out.extend([WELL_KNOWN, 5, 4, 0, 0, 0, 100]); // LOCAL_PREF
-    }
+    mandatory_attributes(writing, out);
     let mut communities = Vec::with_capacity(8 * (attributes.route_targets.len() + 4));
     for target in &attributes.route_targets {
         communities.extend(target.0);
@@ -126,15 +122,33 @@ pub(crate) fn path_attributes(attributes: &Attributes, writing: &Writing, out: &
         communities.extend(DEFAULT_GATEWAY);
     }
     attribute(OPTIONAL | TRANSITIVE, 16, &communities, out);
-    if !writing.ibgp && !writing.four_octet_as && writing.own_as > u32::from(u16::MAX) {
-        let [a, b, c, d] = writing.own_as.to_be_bytes();
-        attribute(OPTIONAL | TRANSITIVE, 17, &[2, 1, a, b, c, d], out); // AS4_PATH
-    }
+    as4_path(writing, out);
     if let Some(pmsi) = attributes.pmsi {
         let mut value = vec![0, 6];
         label(Some(pmsi.vni), &mut value);
         address(pmsi.tunnel, &mut value);
         attribute(OPTIONAL | TRANSITIVE, 22, &value, out);
+    }
+}
+
+/// Appends what a membership carries beside the MP attribute: nothing that every route would not have.
+pub(crate) fn membership_attributes(writing: &Writing, out: &mut Vec<u8>) {
+    mandatory_attributes(writing, out);
+    as4_path(writing, out);
+}
+
+fn mandatory_attributes(writing: &Writing, out: &mut Vec<u8>) {
+    out.extend([WELL_KNOWN, 1, 1, 0]); // ORIGIN: IGP
+    as_path(writing, out);
+    if writing.ibgp {
+        out.extend([WELL_KNOWN, 5, 4, 0, 0, 0, 100]); // LOCAL_PREF
+    }
+}
+
+fn as4_path(writing: &Writing, out: &mut Vec<u8>) {
+    if !writing.ibgp && !writing.four_octet_as && writing.own_as > u32::from(u16::MAX) {
+        let [a, b, c, d] = writing.own_as.to_be_bytes();
+        attribute(OPTIONAL | TRANSITIVE, 17, &[2, 1, a, b, c, d], out); // AS4_PATH
     }
 }
 

@@ -1,9 +1,12 @@
 //! Fills UPDATEs with routes that share their attributes: one MP attribute per UPDATE, first in it (RFC 7606 §5.1), as many
 //! routes as the agreed size holds. The attributes are encoded once per set, the routes are appended straight to the
-//! output.
+//! output. Memberships (RFC 4684) go the same way.
+
+use std::net::IpAddr;
 
 use super::encode::{self, Writing};
-use super::{FAMILY, HEADER};
+use super::{CONSTRAINT_FAMILY, FAMILY, HEADER};
+use crate::constraint::Membership;
 use crate::route::{Attributes, RouteKey};
 
 /// Header, length of withdrawn routes, length of path attributes.
@@ -47,11 +50,9 @@ impl Packed {
         tail.clear();
         encode::path_attributes(attributes, writing, &mut tail);
         let mut head = FAMILY.to_vec();
-        head.push(if attributes.next_hop.is_ipv4() { 4 } else { 16 });
-        encode::address(attributes.next_hop, &mut head);
-        head.push(0); // reserved, once the number of SNPAs
+        next_hop(attributes.next_hop, &mut head);
         let form = Form { kind: REACH, head: &head, tail: &tail, limit: writing.limit };
-        let left = self.fill(&form, keys, Some(attributes));
+        let left = self.fill(&form, keys, |key, out| encode::nlri(key, Some(attributes), out));
         self.tail = tail;
         left
     }
@@ -59,20 +60,45 @@ impl Packed {
     /// Withdraws routes.
     pub(crate) fn withdraw<'a>(&mut self, keys: impl Iterator<Item = &'a RouteKey>, writing: &Writing) {
         let form = Form { kind: UNREACH, head: &FAMILY, tail: &[], limit: writing.limit };
-        self.fill(&form, keys, None);
+        self.fill(&form, keys, |key, out| encode::nlri(key, None, out));
     }
 
-    fn fill<'a>(
+    /// Asks for routes. `address`: ours, which the next hop of a membership is.
+    pub(crate) fn ask<'a>(
+        &mut self,
+        memberships: impl Iterator<Item = &'a Membership>,
+        address: IpAddr,
+        writing: &Writing,
+    ) {
+        let mut tail = Vec::new();
+        encode::membership_attributes(writing, &mut tail);
+        let mut head = CONSTRAINT_FAMILY.to_vec();
+        next_hop(address, &mut head);
+        let form = Form { kind: REACH, head: &head, tail: &tail, limit: writing.limit };
+        self.fill(&form, memberships, Membership::encode);
+    }
+
+    /// Asks no longer for routes.
+    pub(crate) fn ask_no_more<'a>(
+        &mut self,
+        memberships: impl Iterator<Item = &'a Membership>,
+        writing: &Writing,
+    ) {
+        let form = Form { kind: UNREACH, head: &CONSTRAINT_FAMILY, tail: &[], limit: writing.limit };
+        self.fill(&form, memberships, Membership::encode);
+    }
+
+    fn fill<'a, T: 'a>(
         &mut self,
         form: &Form<'_>,
-        keys: impl Iterator<Item = &'a RouteKey>,
-        attributes: Option<&Attributes>,
+        items: impl Iterator<Item = &'a T>,
+        encode: impl Fn(&T, &mut Vec<u8>),
     ) -> u64 {
         let room = form.limit.saturating_sub(FIXED + ATTRIBUTE + form.head.len() + form.tail.len());
         let mut left = 0;
-        for key in keys {
+        for item in items {
             self.one.clear();
-            encode::nlri(key, attributes, &mut self.one);
+            encode(item, &mut self.one);
             if self.one.len() > room {
                 left += 1;
                 continue;
@@ -106,6 +132,13 @@ impl Packed {
         self.messages += 1;
         self.routes.clear();
     }
+}
+
+/// Appends a next hop and its length.
+fn next_hop(address: IpAddr, out: &mut Vec<u8>) {
+    out.push(if address.is_ipv4() { 4 } else { 16 });
+    encode::address(address, out);
+    out.push(0); // reserved, once the number of SNPAs
 }
 
 /// What messages of one kind have in common.

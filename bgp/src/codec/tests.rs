@@ -302,6 +302,9 @@ fn the_open_says_what_we_can() {
     let none = PeerConfig { restart_time: None, ..peer };
     let without = format!("M 0031 01 04 fde8 0009 0a630064 14 02 12 01 04 00190046 | {tail}");
     assert_eq!(open(&speaker(65000, false), &none), hex(&without));
+    let constrained = PeerConfig { route_target_constraint: true, ..none.clone() };
+    let both = format!("M 0037 01 04 fde8 0009 0a630064 1a 02 18 01 04 00190046 | 01 04 00010084 | {tail}");
+    assert_eq!(open(&speaker(65000, false), &constrained), hex(&both));
     // An AS number of four octets: 23456 in the fixed part.
     let large =
         "M 0031 01 04 5ba0 0009 0a630064 14 02 12 01 04 00190046 | 02 00 | 46 00 | 06 00 | 41 04 fa56ea00";
@@ -366,6 +369,40 @@ fn own_octets_are_those_of_the_codec_crate() {
         );
         let again = wire::encode_message(&wire::Message::Update(built.unwrap())).unwrap();
         assert_eq!(again[..], octets);
+    }
+}
+
+#[test]
+fn memberships_are_written_and_read() {
+    use crate::constraint::{Membership, MembershipChanges};
+    let target = |number| Membership::of(65000, crate::RouteTarget::new(65000, number).unwrap());
+    let (one, two) = (target(110), target(111));
+    let mut packed = Packed::new();
+    packed.ask([one, Membership::DEFAULT].iter(), [10, 99, 0, 100].into(), &writing());
+    packed.ask_no_more([two].iter(), &writing());
+    packed.message(&end_of_memberships());
+    let expected = "M 003f 02 0000 0028 80 0e 17 0001 84 04 0a630064 00 60 0000fde8 0002fde80000006e 00
+         40 01 01 00 | 40 02 00 | 40 05 04 00000064
+       M 002a 02 0000 0013 80 0f 10 0001 84 60 0000fde8 0002fde80000006f
+       M 001d 02 0000 0006 80 0f 03 0001 84";
+    assert_eq!(packed.octets, hex(expected));
+    let read: Vec<MembershipChanges> =
+        messages(&packed.octets, 4096).iter().map(|m| update(m, &ibgp()).unwrap().memberships).collect();
+    let none = MembershipChanges::default();
+    let announced = MembershipChanges { announced: vec![one, Membership::DEFAULT], ..none.clone() };
+    let withdrawn = MembershipChanges { withdrawn: vec![two], ..none.clone() };
+    assert_eq!(read, [announced, withdrawn, MembershipChanges { complete: true, ..none.clone() }]);
+    // A missing ORIGIN: what was asked for is asked for no more.
+    let broken =
+        "80 0e 16 0001 84 04 0a630064 00 60 0000fde8 0002fde80000006e | 40 02 00 | 40 05 04 00000064";
+    let broken = update(&crate::testing::with_attributes(broken), &ibgp()).unwrap();
+    assert_eq!(broken.memberships, MembershipChanges { withdrawn: vec![one], ..none });
+    assert!(!update(&end_of_memberships(), &ibgp()).unwrap().end_of_rib, "of another family");
+    // Lengths that cut the origin or are too long, bits behind the length, too few octets (RFC 4684 §4).
+    for nlri in ["10 0000", "61 0000fde8 0002fde80000006e 80", "2f 0000fde8 0003", "60 0000fde8"] {
+        let length = 9 + hex(nlri).len();
+        let text = format!("80 0e {length:02x} 0001 84 04 0a630064 00 {nlri} | 40 01 01 00 | 40 02 00");
+        assert!(update(&crate::testing::with_attributes(&text), &ibgp()).is_err(), "{nlri}");
     }
 }
 

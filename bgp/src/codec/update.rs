@@ -10,7 +10,8 @@ use wire::{
     PmsiTunnel, PmsiTunnelIdentifier, PmsiTunnelType, Safi,
 };
 
-use super::{Fault, Reading};
+use super::{CONSTRAINT, Fault, Reading};
+use crate::constraint::{Membership, MembershipChanges};
 use crate::route::{Attributes, Esi, Pmsi, Route, RouteDistinguisher, RouteKey, RouteTarget};
 
 /// VXLAN in the Encapsulation community (RFC 8365 §11).
@@ -23,6 +24,8 @@ pub(crate) struct Update {
     pub(crate) announced: Vec<Route>,
     /// The peer's table is complete (RFC 4724 §2).
     pub(crate) end_of_rib: bool,
+    /// What the peer asks for (RFC 4684).
+    pub(crate) memberships: MembershipChanges,
     pub(crate) notes: Notes,
 }
 
@@ -53,12 +56,14 @@ pub(crate) fn decode(message: &wire::UpdateMessage, reading: &Reading) -> Result
     update.notes.unknown = unknown.iter().map(|&(kind, n)| (kind, u64::from(n))).collect();
 
     let (reach, unreach) = multiprotocol(attributes);
+    update.memberships = memberships(attributes);
+    let asking = update.memberships != MembershipChanges::default();
     if let Some(routes) = unreach {
         update.end_of_rib = routes.is_empty() && unknown.is_empty() && attributes.len() == 1;
         update.withdraw(routes);
     }
     let body = !parsed.update.announced.is_empty();
-    let worst = worst(&parsed, reach.is_some() || body, body, reading)?;
+    let worst = worst(&parsed, reach.is_some() || asks(attributes) || body, body, reading)?;
     update.notes.discarded = parsed
         .malformed
         .iter()
@@ -67,7 +72,7 @@ pub(crate) fn decode(message: &wire::UpdateMessage, reading: &Reading) -> Result
         .collect();
 
     if let Some((type_code, text)) = worst {
-        if reach.is_none() && unreach.is_none() && !body && parsed.update.withdrawn.is_empty() {
+        if reach.is_none() && unreach.is_none() && !asking && !body && parsed.update.withdrawn.is_empty() {
             // Nothing to withdraw: the routes may be hidden behind the broken attribute (RFC 7606 §5.2).
             return Err(Fault::new(
                 3,
@@ -76,6 +81,8 @@ pub(crate) fn decode(message: &wire::UpdateMessage, reading: &Reading) -> Result
                 format!("attribute {type_code}: {text}, and no routes"),
             ));
         }
+        let announced = std::mem::take(&mut update.memberships.announced);
+        update.memberships.withdrawn.extend(announced);
         let before = update.withdrawn.len();
         update.withdraw(reach.map_or(&[][..], |reach| &reach.evpn_announced));
         let routes = u64::try_from(update.withdrawn.len() - before).unwrap_or(u64::MAX);
@@ -104,6 +111,37 @@ fn multiprotocol(attributes: &[PathAttribute]) -> (Option<&MpReachNlri>, Option<
         }
     }
     (reach, unreach)
+}
+
+/// The MP attributes of route target constraint. Neither an AS path nor an originator makes one of them a loop: a
+/// reflector may hand our own question back in place of others that ask the same, and what we send too much is dropped
+/// there.
+fn memberships(attributes: &[PathAttribute]) -> MembershipChanges {
+    let mut changes = MembershipChanges::default();
+    let own = |nlri: &wire::RtcNlri| Membership {
+        origin: nlri.origin_as,
+        target: nlri.route_target_bits,
+        length: nlri.prefix_len,
+    };
+    for attribute in attributes {
+        match attribute {
+            PathAttribute::MpReachNlri(mp) if (mp.afi, mp.safi) == CONSTRAINT => {
+                changes.announced.extend(mp.rtc_announced.iter().map(own));
+            }
+            PathAttribute::MpUnreachNlri(mp) if (mp.afi, mp.safi) == CONSTRAINT => {
+                changes.withdrawn.extend(mp.rtc_withdrawn.iter().map(own));
+                changes.complete = mp.rtc_withdrawn.is_empty() && attributes.len() == 1;
+            }
+            _ => {}
+        }
+    }
+    changes
+}
+
+fn asks(attributes: &[PathAttribute]) -> bool {
+    attributes.iter().any(
+        |attribute| matches!(attribute, PathAttribute::MpReachNlri(mp) if (mp.afi, mp.safi) == CONSTRAINT),
+    )
 }
 
 /// The attribute for which all routes are to be treated as withdrawn, if any, and why.

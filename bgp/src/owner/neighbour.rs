@@ -1,6 +1,7 @@
 //! A configured peer as the owner task sees it: its task, its session, its counters.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
@@ -11,8 +12,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::codec::encode::Writing;
+use crate::codec::pack::Packed;
 use crate::codec::{self, Notification};
 use crate::config::{PeerConfig, SpeakerConfig};
+use crate::constraint::Membership;
 use crate::fsm::Agreed;
 use crate::peer::{Channels, Inbox, Meters, PeerId, PeerTask, ToPeer};
 use crate::rib_in::RibIn;
@@ -50,6 +53,12 @@ pub(super) struct Session {
     /// Another one was asked for since; not before this time.
     pub(super) refresh_wanted: bool,
     pub(super) refresh_not_before: Instant,
+    /// Until when the peer's memberships are waited for; `None`: it has told them all, or none are agreed on.
+    pub(super) asking: Option<Instant>,
+    /// What we have asked the peer for; `None`: nothing yet.
+    asked: Option<Arc<BTreeSet<Membership>>>,
+    /// Our address, the next hop of memberships.
+    local: IpAddr,
 }
 
 /// A configured peer.
@@ -133,10 +142,22 @@ impl Neighbour {
     }
 
     /// Makes and hands over chunks as long as there is credit.
-    pub(super) fn pump(&mut self, desired: &Desired) {
+    pub(super) fn pump(&mut self, desired: &Desired, interest: &Arc<BTreeSet<Membership>>) {
         let Some(session) = &mut self.session else { return };
-        while session.in_flight.len() < CREDIT && !session.queue.is_done() {
+        session.queue.constrain(desired);
+        while session.in_flight.len() < CREDIT && session.has_something(interest) {
             let Ok(permit) = self.to.try_reserve() else { return };
+            // Before any route: the peer may wait for it (RFC 4684 §6).
+            if let Some(packed) = session.ask(interest) {
+                self.counters.updates_out += packed.messages;
+                permit.send(ToPeer::Chunk {
+                    session: session.number,
+                    octets: packed.octets.into(),
+                    messages: packed.messages,
+                });
+                session.in_flight.push_back(InFlight { ticket: None, end_of_rib: false, refresh_end: false });
+                continue;
+            }
             let chunk = session.queue.take(desired, &session.writing);
             self.counters.unsendable += chunk.unsendable;
             let flight = InFlight {
@@ -182,7 +203,8 @@ impl Neighbour {
             capabilities: session.map(|s| capabilities(&s.agreed)).unwrap_or_default(),
             routes_in,
             routes_stale,
-            routes_out: session.map_or(0, |_| desired.len().saturating_sub(queue)),
+            routes_out: session.map_or(0, |s| s.queue.told(desired)),
+            memberships: session.and_then(|s| s.queue.memberships()),
             queue,
             end_of_rib_in: session.is_some_and(|s| s.end_of_rib_in),
             end_of_rib_out: session.is_some_and(|s| s.end_of_rib_out),
@@ -195,6 +217,7 @@ impl Session {
     pub(super) fn new(
         number: u64,
         agreed: Box<Agreed>,
+        local: Option<IpAddr>,
         speaker: &SpeakerConfig,
         peer: &PeerConfig,
         queue: OutQueue,
@@ -220,7 +243,44 @@ impl Session {
             refreshing: false,
             refresh_wanted: false,
             refresh_not_before: now,
+            asking: None,
+            asked: None,
+            local: local.filter(is_routed).unwrap_or(IpAddr::V4(speaker.router_id)),
         }
+    }
+
+    /// Whether there is something to send.
+    pub(super) fn has_something(&self, interest: &Arc<BTreeSet<Membership>>) -> bool {
+        !self.queue.is_done() || self.must_ask(interest)
+    }
+
+    fn must_ask(&self, interest: &Arc<BTreeSet<Membership>>) -> bool {
+        self.agreed.constraint && self.asked.as_ref() != Some(interest)
+    }
+
+    /// The messages that turn what we have asked for into what we want, if there is a difference.
+    fn ask(&mut self, interest: &Arc<BTreeSet<Membership>>) -> Option<Packed> {
+        if !self.must_ask(interest) {
+            return None;
+        }
+        let mut packed = Packed::new();
+        let first = self.asked.is_none();
+        let before = self.asked.replace(Arc::clone(interest)).unwrap_or_default();
+        // In this order: GoBGP 4.8 answers a withdrawn membership with withdrawals of routes that another one covers.
+        packed.ask_no_more(before.difference(interest), &self.writing);
+        packed.ask(interest.difference(&before), self.local, &self.writing);
+        if first {
+            packed.message(&codec::end_of_memberships());
+        }
+        Some(packed)
+    }
+}
+
+/// Whether other routers can have a route to it.
+fn is_routed(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
     }
 }
 
@@ -232,6 +292,7 @@ fn capabilities(agreed: &Agreed) -> Vec<&'static str> {
         ("enhanced-route-refresh", agreed.enhanced_refresh),
         ("graceful-restart", agreed.peer_graceful),
         ("graceful-notification", agreed.notification_graceful),
+        ("route-target-constraint", agreed.constraint),
     ]
     .into_iter()
     .filter_map(|(name, agreed)| agreed.then_some(name))

@@ -1,5 +1,6 @@
 //! What the owner task does when a peer's task tells it something: sessions, received routes, graceful restart.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::codec::update::{Notes, Update};
 use crate::connection::{End, Graceful};
 use crate::fsm::Agreed;
 use crate::peer::{FromPeer, PeerId};
-use crate::rib_out::OutQueue;
+use crate::rib_out::{Desired, OutQueue};
 use crate::route::RouteChange;
 use crate::speaker::{Event, PeerCounters, Ticket};
 
@@ -22,6 +23,9 @@ const STALE: Duration = Duration::from_secs(300);
 const REFRESH_PAUSE: Duration = Duration::from_secs(1);
 /// How soon to look again for room in a peer's channel.
 const TICK: Duration = Duration::from_millis(100);
+/// How long a peer may take to tell what it wants (RFC 4684 §6), and one that does not say where its table ends.
+const ASKING: Duration = Duration::from_secs(60);
+const ASKING_WITHOUT_END: Duration = Duration::from_secs(3);
 
 impl Owner {
     pub(super) fn heard(&mut self, id: PeerId, message: FromPeer) {
@@ -35,7 +39,7 @@ impl Owner {
                 tracing::debug!(peer = %id.address, reason, "BGP connection failed");
                 neighbour.last_error = Some(reason);
             }
-            FromPeer::Up { session, agreed } => self.up(id, session, agreed),
+            FromPeer::Up { session, agreed, local } => self.up(id, session, agreed, local),
             FromPeer::Updates { updates } => {
                 for update in updates {
                     self.update(id, update);
@@ -57,17 +61,23 @@ impl Owner {
         }
     }
 
-    fn up(&mut self, id: PeerId, number: u64, agreed: Box<Agreed>) {
+    fn up(&mut self, id: PeerId, number: u64, agreed: Box<Agreed>, local: Option<IpAddr>) {
         let peer = id.address;
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
         tracing::info!(%peer, router_id = %agreed.router_id, asn = agreed.asn, "BGP session up");
-        let mut queue = OutQueue::full(&self.desired, self.ticket);
-        if self.synced {
+        let at = Instant::now();
+        let (mut queue, mut asking) = (OutQueue::full(&self.desired, self.ticket), None);
+        if agreed.constraint {
+            // A peer with graceful restart says when it has told everything; only for such a one End-of-RIB matters.
+            let patience = if agreed.peer_graceful { ASKING } else { ASKING_WITHOUT_END };
+            (queue, asking) = (OutQueue::constrained(self.ticket), Some(at + patience));
+        } else if self.synced {
             queue.end_of_rib();
         }
         let kept_forwarding = agreed.restart.is_some_and(|restart| restart.forwarding);
-        let at = Instant::now();
-        neighbour.session = Some(Session::new(number, agreed, &self.config, &neighbour.config, queue, at));
+        let mut session = Session::new(number, agreed, local, &self.config, &neighbour.config, queue, at);
+        session.asking = asking;
+        neighbour.session = Some(session);
         neighbour.counters.established += 1;
         neighbour.last_error = None;
         self.outbox.event(peer, Event::PeerUp { peer });
@@ -88,6 +98,12 @@ impl Owner {
         let notes = std::mem::take(&mut update.notes);
         if let Some((attribute, routes)) = notes.treated_as_withdrawn {
             tracing::warn!(%peer, attribute, routes, "UPDATE with a malformed attribute: its routes are withdrawn");
+        }
+        if let Some(session) = &mut neighbour.session {
+            session.queue.asked(&update.memberships);
+            if update.memberships.complete {
+                session.has_asked(&self.desired, self.ticket, self.synced);
+            }
         }
         let end_of_rib = update.end_of_rib;
         let changes = self.rib_in.apply(peer, update, now());
@@ -168,9 +184,9 @@ impl Owner {
         let refresh =
             sessions.clone().filter(|s| s.refresh_wanted && !s.refreshing).map(|s| s.refresh_not_before);
         // A full channel: nobody tells when there is room again.
-        let blocked =
-            sessions.filter(|s| s.in_flight.is_empty() && !s.queue.is_done()).map(|_| Instant::now() + TICK);
-        stale.chain(refresh).chain(blocked).min()
+        let blocked = sessions.clone().filter(|s| s.in_flight.is_empty() && s.has_something(&self.interest));
+        let blocked = blocked.map(|_| Instant::now() + TICK);
+        stale.chain(refresh).chain(blocked).chain(sessions.filter_map(|s| s.asking)).min()
     }
 
     pub(super) fn on_time(&mut self, at: Instant) {
@@ -184,6 +200,9 @@ impl Owner {
             self.sweep(id);
         }
         for session in self.neighbours.values_mut().filter_map(|n| n.session.as_mut()) {
+            if session.asking.is_some_and(|until| until <= at) {
+                session.has_asked(&self.desired, self.ticket, self.synced);
+            }
             if session.refresh_wanted && !session.refreshing && session.refresh_not_before <= at {
                 session.refresh_wanted = false;
                 session.refresh_not_before = at + REFRESH_PAUSE;
@@ -196,7 +215,7 @@ impl Owner {
     /// Gives every session the chunks it has credit for.
     pub(super) fn pump(&mut self) {
         for neighbour in self.neighbours.values_mut() {
-            neighbour.pump(&self.desired);
+            neighbour.pump(&self.desired, &self.interest);
         }
         self.report();
     }
@@ -204,12 +223,33 @@ impl Owner {
     /// Reports the ticket that all Established sessions have reached.
     pub(super) fn report(&mut self) {
         let reached: Option<Option<Ticket>> =
-            self.neighbours.values().filter_map(|n| n.session.as_ref()).map(|s| s.sent).min();
+            self.neighbours.values().filter_map(|n| n.session.as_ref()).map(Session::sent).min();
         if let Some(Some(ticket)) = reached
             && self.reported.is_none_or(|last| last < ticket)
         {
             self.reported = Some(ticket);
             self.outbox.sent(ticket);
+        }
+    }
+}
+
+impl Session {
+    /// Everything the peer asked for is written up to this ticket. Nothing is while it may still be asking.
+    fn sent(&self) -> Option<Ticket> {
+        self.sent.filter(|_| self.asking.is_none())
+    }
+
+    /// The peer has told what it wants, or had time enough: what it gets is complete now.
+    fn has_asked(&mut self, desired: &Desired, ticket: Ticket, synced: bool) {
+        if self.asking.take().is_none() {
+            return;
+        }
+        self.queue.constrain(desired);
+        // Sent is what comes behind this, not what went out before it was asked for.
+        self.sent = None;
+        self.queue.extend(&[], ticket);
+        if synced {
+            self.queue.end_of_rib();
         }
     }
 }

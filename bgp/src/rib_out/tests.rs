@@ -204,3 +204,117 @@ proptest! {
         prop_assert!(sent.is_none_or(|sent| sent == Ticket(ticket)));
     }
 }
+
+/// Of the targets 65000:0 to 65000:2, a route has the one of its sequence.
+fn with_target(host: u32, sequence: u32) -> Route {
+    let route_targets = vec![crate::RouteTarget::new(65000, sequence).unwrap()];
+    Route { key: key(host), attributes: Arc::new(Attributes { sequence, route_targets, ..attributes() }) }
+}
+
+fn membership(number: u32) -> crate::constraint::Membership {
+    match number {
+        3 => crate::constraint::Membership::DEFAULT,
+        number => crate::constraint::Membership::of(65000, crate::RouteTarget::new(65000, number).unwrap()),
+    }
+}
+
+fn asks(number: u32, add: bool) -> MembershipChanges {
+    let list = vec![membership(number)];
+    match add {
+        true => MembershipChanges { announced: list, ..MembershipChanges::default() },
+        false => MembershipChanges { withdrawn: list, ..MembershipChanges::default() },
+    }
+}
+
+#[test]
+fn a_change_of_mind_costs_its_difference() {
+    let mut desired = Desired::default();
+    let routes = (0..300).map(|host| RouteChange::Announce(with_target(host, host % 3)));
+    desired.update(routes.collect());
+    let mut queue = OutQueue::constrained(Ticket(1));
+    let mut there = HashMap::new();
+    let mut step = |queue: &mut OutQueue, changes: MembershipChanges| {
+        queue.asked(&changes);
+        queue.constrain(&desired);
+        let waiting = queue.waiting();
+        read(&queue.take(&desired, &writing()).octets, &mut there);
+        assert_eq!(queue.told(&desired), there.len());
+        (waiting, there.len())
+    };
+    assert_eq!(step(&mut queue, MembershipChanges::default()), (0, 0), "nothing unasked");
+    assert_eq!(step(&mut queue, asks(0, true)), (100, 100));
+    assert_eq!(step(&mut queue, asks(0, true)), (0, 100));
+    assert_eq!(step(&mut queue, asks(3, true)), (200, 300), "widened");
+    assert_eq!(step(&mut queue, asks(0, false)), (0, 300), "the default covers it");
+    assert!(queue.has(&desired, &key(0)));
+    assert_eq!(step(&mut queue, asks(3, false)), (300, 0), "withdrawn");
+    assert!(!queue.has(&desired, &key(0)) && queue.is_done());
+}
+
+#[derive(Debug, Clone)]
+enum Asking {
+    Update(Vec<(u32, Option<u32>)>),
+    Ask(u32, bool),
+    Take,
+    Refresh(bool),
+    Compact,
+}
+
+fn asking() -> impl Strategy<Value = Vec<Asking>> {
+    let change = (0..20_u32, proptest::option::of(0..3_u32));
+    let step = prop_oneof![
+        4 => proptest::collection::vec(change, 0..6).prop_map(Asking::Update),
+        3 => (0..4_u32, any::<bool>()).prop_map(|(number, add)| Asking::Ask(number, add)),
+        3 => Just(Asking::Take),
+        1 => any::<bool>().prop_map(Asking::Refresh),
+        1 => Just(Asking::Compact),
+    ];
+    proptest::collection::vec(step, 0..40)
+}
+
+proptest! {
+    /// A peer with route target constraint ends with the desired routes that it asked for, and never has another.
+    #[test]
+    fn the_peer_ends_with_what_it_asked_for(steps in asking()) {
+        let mut desired = Desired::default();
+        let mut queue = OutQueue::constrained(Ticket(0));
+        let mut there = HashMap::new();
+        let mut wanted = Wanted::default();
+        let expected = |desired: &Desired, wanted: &Wanted| {
+            let mut table = table(desired);
+            table.retain(|_, attributes| wanted.wants(&attributes.route_targets));
+            table
+        };
+        for step in steps.into_iter().chain([Asking::Take]) {
+            match step {
+                Asking::Update(changes) => {
+                    let changes = changes.into_iter().map(|(host, sequence)| match sequence {
+                        Some(sequence) => RouteChange::Announce(with_target(host, sequence)),
+                        None => RouteChange::Withdraw(key(host)),
+                    });
+                    let changed = desired.update(changes.collect());
+                    queue.extend(&changed, Ticket(1));
+                }
+                Asking::Ask(number, add) => {
+                    wanted.apply(&asks(number, add));
+                    queue.asked(&asks(number, add));
+                }
+                Asking::Take => {
+                    queue.constrain(&desired);
+                    while !queue.is_done() {
+                        read(&queue.take(&desired, &writing()).octets, &mut there);
+                    }
+                    prop_assert_eq!(&there, &expected(&desired, &wanted));
+                    prop_assert_eq!(queue.told(&desired), there.len());
+                }
+                Asking::Refresh(framed) => queue.refresh(&desired, framed),
+                Asking::Compact if queue.is_done() => {
+                    let left: Vec<u32> = desired.places_in_order();
+                    desired.routes.retain(|_, slot| slot.group != WITHDRAWN);
+                    queue.compacted(&left);
+                }
+                Asking::Compact => {}
+            }
+        }
+    }
+}

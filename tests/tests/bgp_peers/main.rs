@@ -8,6 +8,7 @@
     reason = "test code; the exemption for tests covers test functions only"
 )]
 
+mod constraint;
 mod odd;
 mod peer;
 mod restart;

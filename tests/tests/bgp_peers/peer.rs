@@ -36,11 +36,25 @@ pub(crate) struct Setup {
     pub(crate) passive: bool,
     /// Its hold time in seconds.
     pub(crate) hold: u16,
+    /// GoBGP: route target constraint (RFC 4684).
+    pub(crate) constraint: bool,
+    /// GoBGP: graceful restart, and with it End-of-RIB.
+    pub(crate) graceful: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Setup { v6: false, our_asn: 65000, asn: 65000, password: None, gtsm: false, passive: false, hold: 30 }
+        Setup {
+            v6: false,
+            our_asn: 65000,
+            asn: 65000,
+            password: None,
+            gtsm: false,
+            passive: false,
+            hold: 30,
+            constraint: false,
+            graceful: false,
+        }
     }
 }
 
@@ -84,14 +98,28 @@ impl Setup {
 
     fn gobgp(&self) -> String {
         let (us, them) = self.addresses();
+        let family = |name: &str| {
+            let restart = "[neighbors.afi-safis.mp-graceful-restart.config]\nenabled = true\n";
+            format!(
+                "[[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"{name}\"\n{}",
+                if self.graceful { restart } else { "" }
+            )
+        };
+        let restart = "[neighbors.graceful-restart.config]\nenabled = true\nrestart-time = 20\n";
+        let mut families = family("l2vpn-evpn");
+        if self.constraint {
+            families += &family("rtc");
+        }
+        if self.graceful {
+            families.insert_str(0, restart);
+        }
         format!(
             "[global.config]\nas = {}\nrouter-id = \"10.9.0.2\"\nlocal-address-list = [\"{them}\"]\n\
              [[neighbors]]\n[neighbors.config]\nneighbor-address = \"{us}\"\npeer-as = {}\nauth-password = \"{}\"\n\
              [neighbors.timers.config]\nconnect-retry = 1\nhold-time = {}\nkeepalive-interval = {}\n\
              idle-hold-time-after-reset = 1\n\
              [neighbors.transport.config]\npassive-mode = {}\nlocal-address = \"{them}\"\n\
-             [neighbors.ttl-security.config]\nenabled = {}\nttl-min = 255\n\
-             [[neighbors.afi-safis]]\n[neighbors.afi-safis.config]\nafi-safi-name = \"l2vpn-evpn\"\n",
+             [neighbors.ttl-security.config]\nenabled = {}\nttl-min = 255\n{families}",
             self.asn,
             self.our_asn,
             self.password.unwrap_or(""),

@@ -44,6 +44,7 @@ pub(crate) fn peer_config(setup: &Setup) -> PeerConfig {
         gtsm_hops: setup.gtsm.then_some(1),
         hold_time: Duration::from_secs(setup.hold.into()),
         connect_retry: Duration::from_secs(1),
+        route_target_constraint: setup.constraint,
         ..PeerConfig::new(theirs, setup.asn)
     }
 }
