@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use causeway_proto::{Prefix, Vni};
+use causeway_proto::{Mac, Prefix};
 use ipnetwork::IpNetwork;
 
 use crate::diagnostic::Diagnostic;
-use crate::lab::{Endpoint, Lab, Link, LinkKind, Node, Role};
-use crate::plan::{Access, Interface, InterfaceUse, NodePlan, Plan};
+use crate::lab::{Endpoint, Lab, Link, LinkKind, Mode, Node, Role};
+use crate::networks::Network;
+use crate::overlay;
+use crate::plan::{Access, Domain, Interface, InterfaceUse, NodePlan, Plan};
 use crate::sessions;
 
 /// AS of every BGP speaker that has no label.
@@ -22,19 +24,30 @@ pub(crate) const LOOPBACK_POOL: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 0);
 pub(crate) struct Builder<'a> {
     pub(crate) lab: &'a Lab,
     pub(crate) nodes: BTreeMap<String, NodePlan>,
+    pub(crate) networks: BTreeMap<String, Network>,
+    pub(crate) vrfs: BTreeMap<String, Domain>,
     pub(crate) errors: Vec<Diagnostic>,
 }
 
 pub(crate) fn derive(lab: &Lab) -> Result<Plan, Vec<Diagnostic>> {
-    let mut builder = Builder { lab, nodes: BTreeMap::new(), errors: Vec::new() };
+    let mut builder = Builder {
+        lab,
+        nodes: BTreeMap::new(),
+        networks: BTreeMap::new(),
+        vrfs: BTreeMap::new(),
+        errors: Vec::new(),
+    };
+    overlay::declarations(&mut builder);
     builder.nodes();
     builder.links();
+    overlay::networks_of_switches(&mut builder);
     builder.unique_addresses();
     sessions::gateways(&mut builder);
     sessions::announcements(&mut builder);
     builder.bgp_ids();
     sessions::sessions(&mut builder);
-    if builder.errors.is_empty() { Ok(Plan { nodes: builder.nodes }) } else { Err(builder.errors) }
+    let Builder { nodes, networks, vrfs, errors, .. } = builder;
+    if errors.is_empty() { Ok(Plan { nodes, networks, vrfs }) } else { Err(errors) }
 }
 
 impl<'a> Builder<'a> {
@@ -69,7 +82,8 @@ impl<'a> Builder<'a> {
         let pool = self.pool("causeway.loopback-pool", |n| n.causeway.loopback_pool, LOOPBACK_POOL);
         for node in lab.nodes_in_order() {
             let labels = &node.causeway;
-            let derived = node.role.is_switch() || node.role == Role::Host;
+            let mode = overlay::mode(self, node);
+            let derived = node.role.is_switch() || mode == Some(Mode::HostVtep);
             // A host has one address: naming its VTEP names it.
             let host_vtep = labels.vtep.filter(|_| node.role == Role::Host);
             let loopback = match labels.loopback.or(host_vtep) {
@@ -78,9 +92,12 @@ impl<'a> Builder<'a> {
                 None => None,
             };
             let vtep = match node.role {
+                Role::Host if mode == Some(Mode::Host) => None,
                 Role::Leaf | Role::Border | Role::Host => labels.vtep.or(loopback),
                 _ => labels.vtep,
             };
+            let router_mac = labels.router_mac.or_else(|| vtep.map(router_mac));
+            let access = |vni: &_| Access { vni: *vni, ports: Vec::new(), tagged: Vec::new() };
             let plan = NodePlan {
                 role: node.role,
                 asn: node.role.speaks_bgp().then(|| labels.asn.unwrap_or(DEFAULT_AS)),
@@ -91,10 +108,15 @@ impl<'a> Builder<'a> {
                 vtep,
                 interfaces: Vec::new(),
                 bgp: Vec::new(),
-                access: labels.vnis.iter().map(|vni| Access { vni: *vni, ports: Vec::new() }).collect(),
+                access: labels.vnis.iter().map(access).collect(),
                 gateway: None,
                 statics: Vec::new(),
                 networks: Vec::new(),
+                mode,
+                router_mac: router_mac.filter(|_| node.role.is_switch()),
+                vrfs: Vec::new(),
+                routed: Vec::new(),
+                uplinks: Vec::new(),
             };
             self.nodes.insert(node.name.clone(), plan);
         }
@@ -128,35 +150,35 @@ impl<'a> Builder<'a> {
                 }
                 _ => [None, None],
             };
+            let carried = overlay::carried(self, link);
             let ends = [Some(&link.a), link.b.as_ref()].into_iter().flatten();
             for (end, address) in ends.zip(addresses) {
+                let address = address.or_else(|| given(end));
                 let interface = Interface {
                     name: end.interface.clone(),
                     usage,
-                    address: address.or_else(|| given(end)),
+                    address,
+                    second: end.ipv6.map(IpNetwork::V6).filter(|second| Some(*second) != address),
                     peer: link.other(end).map(|o| (o.node.clone(), o.interface.clone())),
                     link: index,
                     mtu: link.mtu,
+                    untagged: carried.untagged,
+                    tagged: carried.tagged.clone(),
+                    vrf: carried.vrf.clone(),
                 };
-                self.plug(end, interface);
+                overlay::plug(self, end, interface);
             }
         }
     }
 
-    /// Underlay: both ends of the fabric. Access: said by the label, with a leaf at one end.
+    /// Underlay: both ends of the fabric. Access, trunk and routed: said by labels, with a leaf at one end.
     fn usage(&mut self, link: &Link) -> InterfaceUse {
         let role = |end: &Endpoint| self.lab.nodes.get(&end.node).filter(|n| is_machine(n)).map(|n| n.role);
         let roles = [role(&link.a), link.b.as_ref().and_then(role)];
-        if let Some(vni) = link.vni {
-            if !roles.iter().flatten().any(|r| matches!(r, Role::Leaf | Role::Border)) {
-                let message = format!(
-                    "causeway.vni {vni} needs a leaf at one end of this link, to bridge it into VXLAN"
-                );
-                self.errors.push(self.lab.source.error(link.place, message));
-            }
-            return InterfaceUse::Access(vni);
+        if let Some(usage) = overlay::usage(self, link, &roles) {
+            return usage;
         }
-        let both = link.kind == LinkKind::Veth && link.underlay;
+        let both = link.kind == LinkKind::Veth && link.causeway.underlay != Some(false);
         let fabric = |r: &Option<Role>| r.is_some_and(|r| r != Role::Server);
         // Between two that are no switches there is no fabric: such a link is their own affair.
         let switch = roles.iter().flatten().any(|r| r.is_switch());
@@ -193,16 +215,6 @@ impl<'a> Builder<'a> {
                 [None, None]
             }
         }
-    }
-
-    fn plug(&mut self, end: &Endpoint, interface: Interface) {
-        let Some(plan) = self.nodes.get_mut(&end.node) else { return };
-        if let InterfaceUse::Access(vni) = interface.usage
-            && matches!(plan.role, Role::Leaf | Role::Border)
-        {
-            add_port(&mut plan.access, vni, &interface.name);
-        }
-        plan.interfaces.push(interface);
     }
 
     /// No address twice: on links, loopbacks and VTEPs.
@@ -275,14 +287,16 @@ fn given(end: &Endpoint) -> Option<IpNetwork> {
     end.ipv4.map(IpNetwork::V4).or(end.ipv6.map(IpNetwork::V6))
 }
 
-fn add_port(access: &mut Vec<Access>, vni: Vni, port: &str) {
-    match access.iter_mut().find(|a| a.vni == vni) {
-        Some(network) => network.ports.push(port.to_owned()),
-        None => {
-            access.push(Access { vni, ports: vec![port.to_owned()] });
-            access.sort_by_key(|a| a.vni);
+/// Locally administered, and as unique as the VTEP.
+fn router_mac(vtep: IpAddr) -> Mac {
+    let [a, b, c, d] = match vtep {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
         }
-    }
+    };
+    Mac::new([0x02, 0x02, a, b, c, d])
 }
 
 fn to_u32(n: usize) -> u32 {

@@ -9,7 +9,7 @@ use causeway_proto::Mac;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::diagnostic::{Place, Source};
-use crate::labels::NodeLabels;
+use crate::labels::{LinkLabels, NodeLabels};
 
 /// A topology file that was read and found valid.
 #[derive(Debug, Clone)]
@@ -114,6 +114,48 @@ pub enum Role {
     Other,
 }
 
+/// How a node takes part in the overlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Mode {
+    /// A switch that speaks EVPN itself and learns its hosts' MACs from their frames.
+    TorEvpn,
+    /// A Linux switch with our agent: FRR has the underlay only.
+    TorAgent,
+    /// A switch that is configured from rendered text and speaks no EVPN.
+    TorStatic,
+    /// A host that is itself a VTEP.
+    HostVtep,
+    /// A host behind a switch: it sends plain or 802.1Q frames.
+    Host,
+}
+
+impl Mode {
+    /// All modes: first those of switches, then those of hosts.
+    pub const ALL: [Mode; 5] = [Mode::TorEvpn, Mode::TorAgent, Mode::TorStatic, Mode::HostVtep, Mode::Host];
+
+    /// The word used in `causeway.mode` and in the controller's records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Mode::TorEvpn => "tor-evpn",
+            Mode::TorAgent => "tor-agent",
+            Mode::TorStatic => "tor-static",
+            Mode::HostVtep => "host-vtep",
+            Mode::Host => "host",
+        }
+    }
+
+    /// True for the modes of switches.
+    pub fn is_switch(self) -> bool {
+        matches!(self, Mode::TorEvpn | Mode::TorAgent | Mode::TorStatic)
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
 /// Where a role comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleSource {
@@ -140,10 +182,8 @@ pub struct Link {
     pub mtu: u32,
     /// All labels, those of Causeway included.
     pub labels: BTreeMap<String, String>,
-    /// `causeway.vni`: the link is an access port of this VXLAN network.
-    pub vni: Option<causeway_proto::Vni>,
-    /// `causeway.underlay`: false keeps the link out of the fabric's underlay.
-    pub underlay: bool,
+    /// The `causeway.*` labels, read.
+    pub causeway: LinkLabels,
     /// Where the link stands in the file.
     pub place: Place,
 }

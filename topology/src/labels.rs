@@ -1,14 +1,18 @@
 //! The labels that only Causeway knows.
 
+pub(crate) mod docs;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use causeway_proto::{Prefix, Vni};
+use causeway_proto::{Mac, Prefix, Vni};
 use ipnetwork::IpNetwork;
 
 use crate::context::{Context, Text, shorten};
+use crate::diagnostic::Place;
 use crate::inherit::Chain;
-use crate::lab::Role;
+use crate::lab::{Mode, Role};
+use crate::networks::{self, Network, Vrf};
 use crate::suggest::{did_you_mean, nearest};
 use crate::value::{Span, Value};
 
@@ -35,98 +39,57 @@ pub struct NodeLabels {
     pub link_pool: Option<Prefix>,
     /// `causeway.loopback-pool`.
     pub loopback_pool: Option<Prefix>,
+    /// `causeway.mode`.
+    pub mode: Option<Mode>,
+    /// `causeway.network.NAME`, by name.
+    pub networks: BTreeMap<String, Network>,
+    /// `causeway.vrf.NAME`, by name.
+    pub vrfs: BTreeMap<String, Vrf>,
+    /// `causeway.networks`.
+    pub bridged: Vec<Reference>,
+    /// `causeway.router-mac`.
+    pub router_mac: Option<Mac>,
+    /// `causeway.prefixes`.
+    pub prefixes: Vec<Prefix>,
+    /// `causeway.bridge`: true for `vlan-aware`.
+    pub vlan_aware: bool,
+    /// `causeway.move-addresses`.
+    pub move_addresses: bool,
 }
 
-/// What a label means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LabelDoc {
-    /// The label.
-    pub name: &'static str,
-    /// True if it may stand at a node (or group, kind, defaults).
-    pub node: bool,
-    /// True if it may stand at a link.
-    pub link: bool,
-    /// Form of the value.
-    pub value: &'static str,
-    /// What it does, and the default.
-    pub text: &'static str,
+/// The `causeway.*` labels of a link, read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LinkLabels {
+    /// `causeway.vni`.
+    pub vni: Option<Vni>,
+    /// `causeway.untagged`: name or VLAN of a network.
+    pub untagged: Option<Reference>,
+    /// `causeway.tagged`: names or VLANs of networks, or the one word `all`.
+    pub tagged: Vec<Reference>,
+    /// `causeway.vrf`.
+    pub vrf: Option<Reference>,
+    /// `causeway.underlay`.
+    pub underlay: Option<bool>,
 }
 
-const fn doc(name: &'static str, place: &str, value: &'static str, text: &'static str) -> LabelDoc {
-    let place = place.as_bytes();
-    LabelDoc { name, node: place[0] == b'n', link: place[0] == b'l', value, text }
+/// A name that a label mentions, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// The name.
+    pub name: String,
+    /// Where it stands.
+    pub place: Place,
 }
 
-/// Every label there is.
-pub const LABELS: &[LabelDoc] = &[
-    doc(
-        "causeway.role",
-        "node",
-        "spine, leaf, border, host, server, controller or other",
-        "What the node does in the fabric. Default: guessed from its group, else from its name.",
-    ),
-    doc("causeway.asn", "node", "1 to 4294967294", "AS number of a BGP speaker. Default: 65000."),
-    doc(
-        "causeway.router-id",
-        "node",
-        "IPv4 address",
-        "BGP identifier. Default: the loopback, else the first address.",
-    ),
-    doc(
-        "causeway.rr",
-        "node",
-        "true or false",
-        "Whether a switch is a route reflector for its neighbours of the same AS. Default: spines are.",
-    ),
-    doc(
-        "causeway.loopback",
-        "node",
-        "IP address",
-        "Address on lo. Default for switches and hosts: from causeway.loopback-pool, by place in the file.",
-    ),
-    doc(
-        "causeway.vtep",
-        "node",
-        "IP address",
-        "Where VXLAN tunnels end. Default for leaves, borders and hosts: the loopback.",
-    ),
-    doc(
-        "causeway.vni",
-        "node",
-        "VNIs, separated by commas",
-        "Networks that a leaf bridges, beside those of its access ports. Default: none.",
-    ),
-    doc(
-        "causeway.address",
-        "node",
-        "addresses with prefix length, separated by commas",
-        "Addresses of a server in its access network. Default: none.",
-    ),
-    doc(
-        "causeway.link-pool",
-        "node",
-        "IPv4 prefix",
-        "From here the underlay links get their /31, in the order of the file. Put it into defaults. Default: 10.254.0.0/16.",
-    ),
-    doc(
-        "causeway.loopback-pool",
-        "node",
-        "IPv4 prefix",
-        "From here loopbacks come. Put it into defaults. Default: 10.255.0.0/16.",
-    ),
-    doc(
-        "causeway.vni",
-        "link",
-        "VNI",
-        "The link is an access port of this network: the switch at one end bridges it into VXLAN. Default: no access port.",
-    ),
-    doc(
-        "causeway.underlay",
-        "link",
-        "true or false",
-        "Whether the link belongs to the underlay. Default: yes, if both ends are of the fabric and it has no causeway.vni.",
-    ),
-];
+impl LinkLabels {
+    /// True if the link carries networks between a leaf and a host or server.
+    pub fn carries_networks(&self) -> bool {
+        self.vni.is_some() || self.untagged.is_some() || !self.tagged.is_empty()
+    }
+}
+
+use docs::find;
+pub use docs::{LABELS, LabelDoc};
 
 /// What all our labels begin with.
 const PREFIX: &str = "causeway.";
@@ -159,34 +122,60 @@ fn read_node_label(cx: &mut Context<'_>, name: &str, value: &Text, labels: &mut 
             labels.vnis.sort_unstable();
             labels.vnis.dedup();
         }
+        "causeway.mode" => labels.mode = mode(cx, value),
+        "causeway.networks" => labels.bridged = references(cx, value),
+        "causeway.router-mac" => labels.router_mac = unicast(cx, name, value),
+        "causeway.prefixes" => {
+            labels.prefixes = parts(value).filter_map(|part| cx.parse_text(name, &part)).collect();
+        }
+        "causeway.bridge" => labels.vlan_aware = vlan_aware(cx, name, value),
+        "causeway.move-addresses" => labels.move_addresses = cx.boolean(name, value).unwrap_or_default(),
         "causeway.address" => {
             labels.addresses = parts(value).filter_map(|part| address(cx, name, &part)).collect()
         }
-        _ => {}
+        _ => declaration(cx, name, value, labels),
     }
 }
 
-/// A link's labels: all as text, its VNI, and whether it is kept out of the underlay.
-pub(crate) fn link(cx: &mut Context<'_>, value: &Value) -> (BTreeMap<String, String>, Option<Vni>, bool) {
-    let (mut all, mut network, mut underlay) = (BTreeMap::new(), None, None);
+/// A network or a VRF.
+fn declaration(cx: &mut Context<'_>, name: &str, value: &Text, labels: &mut NodeLabels) {
+    if let Some(own) = name.strip_prefix("causeway.network.") {
+        let network = networks::network(cx, name, own, value);
+        labels.networks.extend(network.map(|n| (n.name.clone(), n)));
+    } else if let Some(own) = name.strip_prefix("causeway.vrf.") {
+        let vrf = networks::vrf(cx, name, own, value);
+        labels.vrfs.extend(vrf.map(|v| (v.name.clone(), v)));
+    }
+}
+
+/// A link's labels: all as text, and ours read.
+pub(crate) fn link(cx: &mut Context<'_>, value: &Value) -> (BTreeMap<String, String>, LinkLabels) {
+    let (mut all, mut labels) = (BTreeMap::new(), LinkLabels::default());
     for (key, value) in cx.map("labels of a link", value) {
         let Some(text) = cx.text(&format!("label '{}'", shorten(&key.text)), value) else { continue };
         if is_known(cx, &key.text, key.span, false) {
             match key.text.as_str() {
-                "causeway.vni" => network = vni(cx, &key.text, &text),
-                "causeway.underlay" => underlay = cx.boolean(&key.text, &text),
+                "causeway.vni" => labels.vni = vni(cx, &key.text, &text),
+                "causeway.untagged" => labels.untagged = reference(cx, &key.text, &text),
+                "causeway.tagged" => labels.tagged = references(cx, &text),
+                "causeway.vrf" => labels.vrf = reference(cx, &key.text, &text),
+                "causeway.underlay" => labels.underlay = cx.boolean(&key.text, &text),
                 _ => {}
             }
         }
         all.insert(key.text.clone(), text.text);
     }
-    if network.is_some() && underlay == Some(true) {
+    let kinds = [labels.carries_networks(), labels.vrf.is_some(), labels.underlay == Some(true)];
+    if kinds.iter().filter(|k| **k).count() > 1 {
         cx.error(
             value.span,
-            "a link with causeway.vni is an access port: it cannot be causeway.underlay too",
+            "a link is an access port (causeway.vni, untagged, tagged), a routed port (causeway.vrf) or causeway.underlay, not two of them",
         );
     }
-    (all, network, network.is_none() && underlay != Some(false))
+    if labels.vni.is_some() && labels.untagged.is_some() {
+        cx.error(value.span, "causeway.vni and causeway.untagged mean the same: keep one");
+    }
+    (all, labels)
 }
 
 /// True for a label of ours that may stand here. One of ours that does not exist, or not here, is an error; one that
@@ -201,15 +190,15 @@ fn is_known(cx: &mut Context<'_>, name: &str, span: Span, on_node: bool) -> bool
         }
         return false;
     };
-    let here = |l: &&LabelDoc| if on_node { l.node } else { l.link };
-    if LABELS.iter().filter(here).any(|l| l.name == name) {
+    if find(name, on_node).is_some() {
         return true;
     }
-    if LABELS.iter().any(|l| l.name == name) {
+    if find(name, !on_node).is_some() {
         let (here, there) = if on_node { ("node", "link") } else { ("link", "node") };
         cx.error(span, format!("label '{name}' belongs to a {there}, not to a {here}"));
         return false;
     }
+    let here = |l: &&LabelDoc| if on_node { l.node } else { l.link };
     let hint = did_you_mean(name, LABELS.iter().filter(here).map(|l| l.name));
     cx.error(span, format!("there is no label '{}'{hint}", shorten(name)));
     false
@@ -233,6 +222,53 @@ fn role(cx: &mut Context<'_>, value: &Text) -> Option<Role> {
         );
     }
     found
+}
+
+fn mode(cx: &mut Context<'_>, value: &Text) -> Option<Mode> {
+    let found = Mode::ALL.into_iter().find(|m| m.word() == value.text);
+    if found.is_none() {
+        let words = Mode::ALL.map(Mode::word);
+        let hint = did_you_mean(&value.text, words);
+        let shown = shorten(&value.text);
+        cx.error(value.span, format!("causeway.mode '{shown}' is none of {}{hint}", words.join(", ")));
+    }
+    found
+}
+
+fn reference(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<Reference> {
+    if value.text.trim().is_empty() {
+        cx.error(value.span, format!("{name} is empty"));
+        return None;
+    }
+    Some(Reference { name: value.text.trim().to_owned(), place: cx.place(value.span) })
+}
+
+/// Names separated by commas, each with its place.
+fn references(cx: &mut Context<'_>, value: &Text) -> Vec<Reference> {
+    let place = |part: &Text| cx.place(networks::within(cx, value.span, &part.text));
+    parts(value)
+        .filter(|p| !p.text.is_empty())
+        .map(|p| Reference { place: place(&p), name: p.text })
+        .collect()
+}
+
+fn unicast(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<Mac> {
+    let mac: Mac = cx.parse_text(name, value)?;
+    if !mac.is_unicast() {
+        cx.error(
+            value.span,
+            format!("{name} '{mac}' is no address of one interface: it is zero or of a group"),
+        );
+    }
+    Some(mac)
+}
+
+fn vlan_aware(cx: &mut Context<'_>, name: &str, value: &Text) -> bool {
+    if !matches!(value.text.as_str(), "per-network" | "vlan-aware") {
+        let shown = shorten(&value.text);
+        cx.error(value.span, format!("{name} '{shown}' is neither per-network nor vlan-aware"));
+    }
+    value.text == "vlan-aware"
 }
 
 fn vni(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<Vni> {

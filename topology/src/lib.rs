@@ -26,7 +26,9 @@ mod lab;
 mod labels;
 mod link;
 mod magic;
+mod networks;
 mod node;
+mod overlay;
 mod plan;
 mod read;
 pub mod render;
@@ -38,10 +40,13 @@ mod value;
 
 pub use diagnostic::{Diagnostic, Place, Severity, render_all};
 pub use lab::{
-    Bind, Endpoint, Healthcheck, Lab, Link, LinkKind, Node, Phase, Role, RoleSource, Stage, StageExec,
+    Bind, Endpoint, Healthcheck, Lab, Link, LinkKind, Mode, Node, Phase, Role, RoleSource, Stage, StageExec,
     StageName, Target, WaitFor,
 };
-pub use labels::{LABELS, LabelDoc, NodeLabels};
-pub use plan::{Access, Interface, InterfaceUse, Neighbor, NodePlan, Peering, Plan, plan};
+pub use labels::{LABELS, LabelDoc, LinkLabels, NodeLabels, Reference};
+pub use networks::{Irb, Network, RouteTarget, Vrf};
+pub use plan::{
+    Access, Domain, Interface, InterfaceUse, Neighbor, NodePlan, Peering, Plan, Routed, Uplink, plan,
+};
 pub use read::{LoadOptions, Loaded, load, parse};
 pub use split::{SplitError, split_command};

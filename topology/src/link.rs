@@ -227,10 +227,7 @@ fn finish(
         let text = cx.word("mtu", value)?;
         cx.number("mtu", &text, MTU.0, MTU.1)
     });
-    let (labels, vni, underlay) = match field(fields, "labels") {
-        Some(value) => labels::link(cx, value),
-        None => (BTreeMap::new(), None, true),
-    };
+    let (labels, causeway) = field(fields, "labels").map(|value| labels::link(cx, value)).unwrap_or_default();
     let mut spans = vec![a.1];
     spans.extend(b.as_ref().map(|b| b.1));
     let mut link = Link {
@@ -239,8 +236,7 @@ fn finish(
         b: b.map(|b| b.0),
         mtu: mtu.unwrap_or(DEFAULT_MTU),
         labels,
-        vni,
-        underlay,
+        causeway,
         place: cx.place(value.span),
     };
     let ends = if link.b.is_some() { 2 } else { 1 };

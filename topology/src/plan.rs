@@ -3,18 +3,36 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use causeway_proto::Vni;
+use causeway_proto::{Mac, Prefix, Vni};
 use ipnetwork::IpNetwork;
 
 use crate::derive;
 use crate::diagnostic::Diagnostic;
-use crate::lab::{Lab, Role};
+use crate::lab::{Lab, Mode, Role};
+use crate::networks::{Network, RouteTarget, Vrf};
 
 /// What every node of a lab shall be in the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// By node name; every node of the lab is here.
     pub nodes: BTreeMap<String, NodePlan>,
+    /// Declared networks by name.
+    pub networks: BTreeMap<String, Network>,
+    /// Declared routing domains by name; `default` is not among them.
+    pub vrfs: BTreeMap<String, Domain>,
+}
+
+/// A routing domain, and what follows from all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain {
+    /// As declared.
+    pub vrf: Vrf,
+    /// Number of the kernel's routing table, the same at every switch.
+    pub table: u32,
+    /// Other domains whose routes it imports, by name.
+    pub leaks: Vec<String>,
+    /// Route targets that it imports and that no other domain exports; empty: those that it exports.
+    pub imports: Vec<RouteTarget>,
 }
 
 /// One node of the fabric.
@@ -44,6 +62,38 @@ pub struct NodePlan {
     pub statics: Vec<(IpNetwork, IpAddr)>,
     /// Prefixes that this node announces in IPv4 or IPv6 unicast.
     pub networks: Vec<IpNetwork>,
+    /// How it takes part in the overlay; of leaves, borders and hosts.
+    pub mode: Option<Mode>,
+    /// MAC as router of the L3 VNIs; of switches with a VTEP.
+    pub router_mac: Option<Mac>,
+    /// Routing domains on this switch, by name.
+    pub vrfs: Vec<String>,
+    /// Prefixes behind the routed ports of this switch.
+    pub routed: Vec<Routed>,
+    /// Links to switches that carry networks; of hosts and servers.
+    pub uplinks: Vec<Uplink>,
+}
+
+/// A prefix behind a routed port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routed {
+    /// The routing domain.
+    pub vrf: String,
+    /// The prefix.
+    pub prefix: Prefix,
+    /// The machine behind the port.
+    pub next_hop: IpAddr,
+}
+
+/// A link of a host or server to a switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Interface of the host.
+    pub interface: String,
+    /// The switch.
+    pub switch: String,
+    /// Its interface.
+    pub switch_interface: String,
 }
 
 /// An interface of a node.
@@ -61,6 +111,14 @@ pub struct Interface {
     pub link: usize,
     /// MTU in bytes.
     pub mtu: u32,
+    /// Second address, of the other family.
+    pub second: Option<IpNetwork>,
+    /// Network of untagged frames.
+    pub untagged: Option<Vni>,
+    /// Networks of 802.1Q frames, by VNI.
+    pub tagged: Vec<Vni>,
+    /// Routing domain of a routed port.
+    pub vrf: Option<String>,
 }
 
 /// What an interface is for.
@@ -70,6 +128,10 @@ pub enum InterfaceUse {
     Underlay,
     /// It is (or is plugged into) an access port of this network.
     Access(Vni),
+    /// It is (or is plugged into) a port with 802.1Q frames of several networks.
+    Trunk,
+    /// It is (or is plugged into) a routed port of a VRF.
+    Routed,
     /// The fabric has no part in it.
     Other,
 }
@@ -83,6 +145,8 @@ pub struct Neighbor {
     pub address: IpAddr,
     /// Our address.
     pub local_address: IpAddr,
+    /// Its address on the link between us; not [`Neighbor::address`] where that is a loopback.
+    pub peer_link: IpAddr,
     /// Our interface.
     pub interface: String,
     /// Its AS number.
@@ -91,6 +155,8 @@ pub struct Neighbor {
     pub peering: Peering,
     /// True when IPv4 (or IPv6) unicast is exchanged: between switches. A controller gets EVPN only.
     pub unicast: bool,
+    /// True when EVPN is exchanged: not with a switch that is no EVPN speaker.
+    pub evpn: bool,
 }
 
 /// What a BGP neighbour is to us.
@@ -109,11 +175,25 @@ pub enum Peering {
 pub struct Access {
     /// VXLAN network identifier.
     pub vni: Vni,
-    /// Interfaces that are its access ports, in the order of the file.
+    /// Interfaces whose untagged frames are its, in the order of the file.
     pub ports: Vec<String>,
+    /// Interfaces with 802.1Q frames of it, in the order of the file.
+    pub tagged: Vec<String>,
+}
+
+impl Plan {
+    /// The declared network of a VNI.
+    pub fn network(&self, vni: Vni) -> Option<&Network> {
+        self.networks.values().find(|n| n.vni == vni)
+    }
 }
 
 impl NodePlan {
+    /// True for a switch that exchanges EVPN routes.
+    pub fn speaks_evpn(&self) -> bool {
+        self.role.speaks_bgp() && !matches!(self.mode, Some(Mode::TorAgent | Mode::TorStatic))
+    }
+
     /// The first address of an interface to the fabric, or the loopback: where the node is reached.
     pub fn address(&self) -> Option<IpAddr> {
         self.loopback.or_else(|| {

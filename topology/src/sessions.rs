@@ -120,12 +120,14 @@ fn neighbor(own: &NodePlan, peer: &NodePlan, adjacency: Adjacency) -> Neighbor {
     };
     Neighbor {
         node: adjacency.peer,
+        peer_link: adjacency.remote.ip(),
         address: loopback_of(peer, own).unwrap_or(adjacency.remote.ip()),
         local_address: loopback_of(own, peer).unwrap_or(adjacency.local.ip()),
         interface: adjacency.interface,
         remote_as: asn(peer),
         peering,
         unicast: own.role.is_switch() && peer.role.is_switch(),
+        evpn: own.speaks_evpn() && peer.speaks_evpn(),
     }
 }
 

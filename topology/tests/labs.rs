@@ -3,11 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use causeway_topology::{LABELS, Lab, LoadOptions, Plan, Role, Severity, load, plan, render, render_all};
+use causeway_topology::{
+    LABELS, Lab, LoadOptions, Mode, Node, Plan, Role, Severity, load, plan, render, render_all,
+};
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const LABS: [&str; 2] = ["quickstart", "two-controllers"];
+const LABS: [&str; 3] = ["quickstart", "two-controllers", "tor-offload"];
 
 fn folder(lab: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs").join(lab)
@@ -41,28 +43,72 @@ fn same(path: &Path, want: &str) -> Result {
     Ok(())
 }
 
+/// What is bound over a path of the node: a file of the lab's folder.
+fn bound(node: &Node, target: &str) -> Option<PathBuf> {
+    node.binds.iter().find(|b| b.target == Path::new(target)).map(|b| b.source.clone())
+}
+
 #[test]
 fn switches_have_the_rendered_configuration() -> Result {
     for name in LABS {
         let (lab, plan) = read(name)?;
-        for (node, own) in plan.nodes.iter().filter(|(_, p)| p.role.is_switch()) {
-            let configs = folder(name).join("configs").join(node);
-            same(&configs.join("frr.conf"), &render::frr(&lab, &plan, node).ok_or("no switch")?)?;
-            if !own.access.is_empty() {
-                same(&configs.join("setup.sh"), &render::setup(&lab, &plan, node).ok_or("no node")?)?;
+        for node in lab.nodes.values().filter(|n| n.role.is_switch()) {
+            let file = bound(node, "/etc/frr/frr.conf").ok_or("no configuration is bound")?;
+            assert!(file.ends_with(format!("configs/{}/frr.conf", node.name)), "{}", file.display());
+            same(&file, &render::frr(&lab, &plan, &node.name).ok_or("no switch")?)?;
+        }
+    }
+    Ok(())
+}
+
+/// As a script that is bound and run, or as the lines of `exec`.
+#[test]
+fn nodes_run_the_rendered_commands() -> Result {
+    for name in LABS {
+        let (lab, plan) = read(name)?;
+        for node in lab.nodes.values() {
+            let setup = render::setup(&lab, &plan, &node.name).ok_or("no node")?;
+            match bound(node, "/etc/causeway/setup.sh") {
+                Some(file) => {
+                    assert!(file.ends_with(format!("configs/{}/setup.sh", node.name)), "{}", file.display());
+                    assert!(
+                        node.exec.iter().any(|e| e == "sh -e /etc/causeway/setup.sh"),
+                        "{name}: {}",
+                        node.name
+                    );
+                    same(&file, &setup)?;
+                }
+                None => assert_eq!(node.exec, setup.lines().collect::<Vec<_>>(), "{name}: {}", node.name),
             }
         }
     }
     Ok(())
 }
 
+/// The labs that declare their networks: the controller's records are rendered too.
 #[test]
-fn other_nodes_run_the_rendered_commands() -> Result {
+fn resources_are_the_rendered_records() -> Result {
     for name in LABS {
         let (lab, plan) = read(name)?;
-        for node in lab.nodes.values().filter(|n| !n.role.is_switch()) {
-            let setup = render::setup(&lab, &plan, &node.name).ok_or("no node")?;
-            assert_eq!(node.exec, setup.lines().collect::<Vec<_>>(), "{name}: {}", node.name);
+        if !plan.networks.is_empty() {
+            same(&folder(name).join("resources.yaml"), &render::records(&lab, &plan))?;
+        }
+    }
+    Ok(())
+}
+
+/// A controller's own configuration has its address and AS.
+#[test]
+fn controllers_have_their_addresses() -> Result {
+    for name in LABS {
+        let (lab, plan) = read(name)?;
+        for node in lab.nodes.values().filter(|n| n.role == Role::Controller) {
+            let own = &plan.nodes[&node.name];
+            let text =
+                std::fs::read_to_string(bound(node, "/etc/causeway/controller.yaml").ok_or("no file")?)?;
+            let id = own.router_id.ok_or("no router id")?;
+            assert!(text.contains(&format!("name: {}\nrouter_id: {id}\n", node.name)), "{name}: {text}");
+            assert!(text.contains(&format!("asn: {}\n", own.asn.ok_or("no AS")?)), "{name}: {text}");
         }
     }
     Ok(())
@@ -72,36 +118,24 @@ fn other_nodes_run_the_rendered_commands() -> Result {
 fn agents_and_resources_name_the_derived_addresses() -> Result {
     for name in LABS {
         let (lab, plan) = read(name)?;
-        let resources = std::fs::read_to_string(folder(name).join("resources.yaml"))?;
-        for (node, own) in &plan.nodes {
-            match own.role {
-                Role::Host => {
-                    let vtep = own.vtep.ok_or("a host without VTEP")?;
-                    assert!(
-                        resources.contains(&format!("name: {node}\nmode: host-vtep\nvtep: {vtep}\n")),
-                        "{name}: {node}"
-                    );
-                }
-                Role::Controller => {
-                    let address = own.address().ok_or("a controller without address")?;
-                    let hosts = lab.nodes.values().filter(|n| n.role == Role::Host);
-                    for host in hosts {
-                        let known = &host.env["CAUSEWAY_CONTROLLERS"];
-                        assert!(
-                            known.split(',').any(|c| c == format!("http://{address}:7480")),
-                            "{name}: {}",
-                            host.name
-                        );
-                    }
-                    for session in &own.bgp {
-                        assert!(resources.contains(&format!(
-                            "address: {}\nasn: {}\n",
-                            session.address, session.remote_as
-                        )));
-                    }
-                }
-                _ => {}
+        let resources = std::fs::read_to_string(folder(name).join("resources.yaml"))?.replace('"', "");
+        let controllers: Vec<_> = plan.nodes.values().filter(|n| n.role == Role::Controller).collect();
+        for own in &controllers {
+            for session in &own.bgp {
+                let peer = format!("address: {}\nasn: {}\n", session.address, session.remote_as);
+                assert!(resources.contains(&peer), "{name}: {peer}");
             }
+        }
+        for (node, own) in plan.nodes.iter().filter(|(_, n)| n.mode == Some(Mode::HostVtep)) {
+            let vtep = own.vtep.ok_or("a host without VTEP")?;
+            let record = format!("name: {node}\nmode: host-vtep\nvtep: {vtep}\n");
+            assert!(resources.contains(&record), "{name}: {node}");
+        }
+        for node in lab.nodes.values().filter(|n| n.env.contains_key("CAUSEWAY_CONTROLLERS")) {
+            let known: Vec<_> = node.env["CAUSEWAY_CONTROLLERS"].split(',').collect();
+            let all: Vec<_> =
+                controllers.iter().filter_map(|c| c.address()).map(|a| format!("http://{a}:7480")).collect();
+            assert_eq!(known, all, "{name}: {}", node.name);
         }
     }
     Ok(())
@@ -142,8 +176,9 @@ fn frr_takes_the_configuration() -> Result {
         Ok(run.map_err(|e| format!("run vtysh, of the package frr: {e}"))?.status.success())
     };
     for name in LABS {
-        for node in ["spine1", "leaf1", "leaf2"] {
-            let path = folder(name).join("configs").join(node).join("frr.conf");
+        let (lab, _) = read(name)?;
+        for node in lab.nodes.values().filter(|n| n.role.is_switch()) {
+            let path = folder(name).join("configs").join(&node.name).join("frr.conf");
             assert!(check(&path)?, "{}", path.display());
         }
     }

@@ -7,13 +7,14 @@ use causeway_topology::check::{self, RULES};
 use causeway_topology::{LoadOptions, Severity, graph, parse, plan, render, render_all, split_command};
 use proptest::prelude::*;
 
-const CORPUS: [&str; 6] = [
+const CORPUS: [&str; 7] = [
     include_str!("corpus/everything.clab.yml"),
     include_str!("corpus/clos-ebgp.clab.yml"),
     include_str!("corpus/frr-ospf.clab.yml"),
     include_str!("corpus/generated.clab.yml"),
     include_str!("../../labs/quickstart/quickstart.clab.yml"),
     include_str!("../../labs/two-controllers/two-controllers.clab.yml"),
+    include_str!("../../labs/tor-offload/tor-offload.clab.yml"),
 ];
 
 /// Reads, plans, renders and draws; an error must have a place inside the text.

@@ -110,7 +110,9 @@ fn links_of_every_kind() -> Result {
     assert_eq!(first.a.ipv4.map(|a| a.to_string()).as_deref(), Some("10.0.0.1/24"));
     assert_eq!((first.a.ipv6, b.ipv4, b.ipv6.map(|a| a.prefix())), (None, None, Some(64)));
     assert_eq!(lab.links[7].a.mac.map(|m| m.to_string()).as_deref(), Some("02:00:00:00:00:01"));
-    assert!(matches!(lab.links[11].kind, LinkKind::Dummy) && !lab.links[11].underlay);
+    assert!(
+        matches!(lab.links[11].kind, LinkKind::Dummy) && !lab.links[11].causeway.underlay.unwrap_or(true)
+    );
     Ok(())
 }
 
