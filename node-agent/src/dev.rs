@@ -31,6 +31,8 @@ pub enum Role {
     Vxlan(Vni),
     /// Host side of a workload's veth pair.
     Port,
+    /// What frames from a workload are passed through to be limited.
+    Shaper,
 }
 
 impl Dev {
@@ -58,6 +60,17 @@ impl Dev {
         Dev(format!("cwp{:012x}", (hash ^ (hash >> 48)) & 0xffff_ffff_ffff).into())
     }
 
+    /// For a port's host side: the device that frames from the workload are passed through to be limited.
+    #[must_use]
+    pub fn shaper(&self) -> Self {
+        Dev(format!("cwi{}", self.0.strip_prefix("cwp").unwrap_or(&self.0)).into())
+    }
+
+    /// For a shaper: the host side that it belongs to.
+    pub fn shaped(&self) -> Option<Self> {
+        (self.role()? == Role::Shaper).then(|| Dev(self.0.replacen("cwi", "cwp", 1).into()))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -76,9 +89,10 @@ impl Dev {
         if let Some(rest) = self.0.strip_prefix("cwx") {
             return vni(rest).map(Role::Vxlan);
         }
-        let hash = self.0.strip_prefix("cwp")?;
+        let shaper = self.0.strip_prefix("cwi").map(|hash| (hash, Role::Shaper));
+        let (hash, role) = shaper.or_else(|| self.0.strip_prefix("cwp").map(|hash| (hash, Role::Port)))?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (hash.len() == 12 && hash.bytes().all(hex)).then_some(Role::Port)
+        (hash.len() == 12 && hash.bytes().all(hex)).then_some(role)
     }
 }
 

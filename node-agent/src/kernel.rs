@@ -3,6 +3,7 @@
 mod apply;
 mod events;
 mod observe;
+mod rate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -25,6 +25,7 @@ pub mod netns;
 pub mod observed;
 pub mod op;
 pub mod plan;
+pub mod rate;
 pub mod reconcile;
 pub mod stream;
 

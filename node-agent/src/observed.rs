@@ -10,6 +10,7 @@ use crate::dev::Dev;
 use crate::guard::Guards;
 use crate::model::{IfAddr, Key, Place};
 use crate::op::{Half, LinkChange, Op};
+use crate::rate::{Found, Shaping};
 
 /// Flags of a bridge port that we care about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +194,8 @@ pub struct Observed {
     pub neighbours: BTreeMap<(Vni, IpAddr), Neighbour>,
     /// Guard rules of ours.
     pub guards: Guards,
+    /// Limits, by host side; a port without any is not in it.
+    pub rates: BTreeMap<Dev, Shaping>,
     /// Links with a name of our form that are not ours.
     pub foreign: BTreeSet<Dev>,
     /// VXLAN devices of others, by (VNI, UDP port).
@@ -211,7 +214,9 @@ impl Observed {
         let ours = |n: &Neighbour| n.protocol == crate::dev::PROTOCOL;
         let neighbours = self.neighbours.iter().filter(|(_, n)| ours(n)).map(|(&(v, i), _)| Key::Neigh(v, i));
         let guards = self.guards.chains.keys().cloned().map(Key::Port);
+        let rates = self.rates.keys().cloned().map(Key::Port);
         networks
+            .chain(rates)
             .chain(ports)
             .chain(guards)
             .chain(fdb)
@@ -248,8 +253,18 @@ impl Observed {
     pub fn forget_port(&mut self, dev: &Dev) {
         self.ports.remove(dev);
         self.fdb.retain(|_, e| e.port != FdbPort::Port(dev.clone()));
+        let shaping = self.rates.remove(dev).unwrap_or_default().orphaned();
+        self.set_rates(dev, shaping);
         if let Some(inside @ Inside::Present(_)) = self.insides.get_mut(dev) {
             *inside = Inside::Absent;
+        }
+    }
+
+    fn set_rates(&mut self, dev: &Dev, shaping: Shaping) {
+        if shaping == Shaping::default() {
+            self.rates.remove(dev);
+        } else {
+            self.rates.insert(dev.clone(), shaping);
         }
     }
 
@@ -286,6 +301,11 @@ impl Observed {
             }
             Op::GuardDel { dev } => {
                 self.guards.chains.remove(dev);
+            }
+            Op::Rate { dev, direction, shape } => {
+                let mut shaping = self.rates.get(dev).copied().unwrap_or_default();
+                *shaping.of_mut(*direction) = shape.map_or(Found::None, |shape| shape.found());
+                self.set_rates(dev, shaping);
             }
             Op::FdbSet { vni, mac, place } => self.apply_fdb(*vni, *mac, place),
             Op::FdbDel { vni, mac, half: Half::Bridge, .. } => {
@@ -347,6 +367,7 @@ impl Observed {
             crate::dev::Role::Bridge(vni) => self.bridges.get_mut(&vni).map(|b| &mut b.link),
             crate::dev::Role::Vxlan(vni) => self.vxlans.get_mut(&vni).map(|x| &mut x.link),
             crate::dev::Role::Port => self.ports.get_mut(dev).map(|p| &mut p.link),
+            crate::dev::Role::Shaper => None,
         }
     }
 

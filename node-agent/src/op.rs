@@ -10,6 +10,7 @@ use causeway_proto::{Mac, Vni};
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
 use crate::guard::{self, Guard};
 use crate::model::{IfAddr, Key, NetnsRef, Place};
+use crate::rate::{Direction, HANDLE, Shape};
 
 /// A workload's interface: host side, namespace and name inside.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,6 +83,8 @@ pub enum Op {
     GuardSet { dev: Dev, guard: Guard },
     /// Take the guard from a port.
     GuardDel { dev: Dev },
+    /// Limit how fast a port is in one direction, or lift the limit.
+    Rate { dev: Dev, direction: Direction, shape: Option<Shape> },
     /// Do not listen to router advertisements on a bridge.
     AcceptRaOff { dev: Dev },
     /// Send frames to a MAC to a place.
@@ -152,6 +155,7 @@ impl Op {
             | Op::PortFlags { dev, .. }
             | Op::GuardSet { dev, .. }
             | Op::GuardDel { dev }
+            | Op::Rate { dev, .. }
             | Op::AcceptRaOff { dev } => match dev.role() {
                 Some(crate::dev::Role::Bridge(vni) | crate::dev::Role::Vxlan(vni)) => Key::Network(vni),
                 _ => Key::Port(dev.clone()),
@@ -237,6 +241,39 @@ impl fmt::Display for LinkChange {
     }
 }
 
+fn fmt_rate(
+    f: &mut fmt::Formatter<'_>,
+    dev: &Dev,
+    direction: Direction,
+    shape: Option<&Shape>,
+) -> fmt::Result {
+    let shaper = dev.shaper();
+    match (direction, shape) {
+        (Direction::In, None) => write!(f, "tc qdisc del dev {dev} root handle {HANDLE:x}:"),
+        (Direction::In, Some(shape)) => fmt_bucket(f, dev, shape),
+        (Direction::Out, None) => {
+            write!(f, "tc filter del dev {dev} ingress prio {HANDLE} ; tc qdisc del dev {dev} ingress")?;
+            write!(f, " ; ip link del dev {shaper}")
+        }
+        (Direction::Out, Some(shape)) => {
+            write!(f, "ip link add name {shaper} group {LINK_GROUP} type ifb ; ")?;
+            fmt_bucket(f, &shaper, shape)?;
+            write!(f, " ; ip link set dev {shaper} addrgenmode none up ; tc qdisc add dev {dev} ingress")?;
+            write!(f, " ; tc filter add dev {dev} ingress prio {HANDLE} protocol all u32 match u32 0 0")?;
+            write!(f, " action mirred egress redirect dev {shaper}")
+        }
+    }
+}
+
+fn fmt_bucket(f: &mut fmt::Formatter<'_>, dev: &Dev, shape: &Shape) -> fmt::Result {
+    let Shape { rate, burst, limit } = shape;
+    let kbit = rate / 125;
+    write!(
+        f,
+        "tc qdisc replace dev {dev} root handle {HANDLE:x}: tbf rate {kbit}kbit burst {burst} limit {limit}"
+    )
+}
+
 impl Op {
     fn fmt_link(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -279,6 +316,7 @@ impl Op {
                     None => Ok(()),
                 }
             }
+            Op::Rate { dev, direction, shape } => fmt_rate(f, dev, *direction, shape.as_ref()),
             Op::GuardSet { dev, guard } => write!(f, "nft '{}'", guard::one_line(&guard.commands(dev))),
             Op::GuardDel { dev } => write!(f, "nft '{}'", guard::one_line(&guard::removal(dev))),
             Op::AcceptRaOff { dev } => write!(f, "sysctl -w net.ipv6.conf.{dev}.accept_ra=0"),

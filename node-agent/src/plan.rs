@@ -12,6 +12,7 @@ use crate::observed::{FdbKind, FdbPort, HostSide, Inside, Link, Observed, Peer, 
 use crate::op::{At, FlagChange, Half, LinkChange, Op};
 
 mod guard;
+mod rate;
 
 /// UDP port of VXLAN (RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;
@@ -248,6 +249,7 @@ impl Planner<'_> {
                     self.remove(dev);
                 }
                 self.unguard(dev);
+                self.unlimit(dev);
             }
             return;
         };
@@ -330,6 +332,7 @@ impl Planner<'_> {
             locked: Some(port.guarded),
         };
         self.flags(Phase::Ports, dev, Some(host.flags).filter(|_| !enslave), want);
+        self.rates(port, dev);
         self.up(Phase::Ports, dev, &host.link);
     }
 

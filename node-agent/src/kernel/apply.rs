@@ -49,7 +49,7 @@ impl Kernel {
         results
     }
 
-    fn index(&self, dev: &Dev) -> Result<u32, OpError> {
+    pub(super) fn index(&self, dev: &Dev) -> Result<u32, OpError> {
         self.indexes.get(dev).copied().ok_or_else(|| OpError::NoDevice(dev.clone()))
     }
 
@@ -122,6 +122,7 @@ impl Kernel {
                 let (request, f) = message::set_flags(self.index(dev)?, flags);
                 Ok(self.connection.request(request, f)?)
             }
+            Op::Rate { dev, direction, shape } => self.apply_rate(dev, *direction, shape.as_ref()),
             Op::AcceptRaOff { dev } => ignore_ra(dev),
             Op::Announce { at, mac, addresses } => {
                 let port = self.index(&at.dev)?;
@@ -131,7 +132,7 @@ impl Kernel {
         }
     }
 
-    fn delete_link(&mut self, dev: &Dev) -> Result<(), OpError> {
+    pub(super) fn delete_link(&mut self, dev: &Dev) -> Result<(), OpError> {
         self.watches.remove(dev);
         let Some(index) = self.indexes.get(dev).copied() else { return Ok(()) };
         let (request, flags) = message::del_link(index);
@@ -144,7 +145,7 @@ impl Kernel {
         }
     }
 
-    fn add_link(&mut self, dev: &Dev, (request, flags): Request) -> Result<(), OpError> {
+    pub(super) fn add_link(&mut self, dev: &Dev, (request, flags): Request) -> Result<(), OpError> {
         let added = self.connection.request(request, flags);
         // Also when it exists: made by an earlier run that was killed before it could know.
         let link = self.get_link(dev)?.filter(parse::RawLink::is_marked);

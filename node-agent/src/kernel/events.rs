@@ -46,9 +46,12 @@ impl Dataplane for Kernel {
         let complete = drained.map_err(NetlinkError::Socket)?;
         let mut heard = Heard { lost: !complete, ..Heard::default() };
         let mut touched = BTreeSet::new();
+        let mut rates = false;
         for message in messages {
+            rates |= self.stirs_rates(&message);
             self.take_event(message, observed, &mut heard, &mut touched);
         }
+        rates |= touched.iter().any(|dev| dev.role() == Some(Role::Shaper));
         for dev in touched {
             self.refresh_dev(&dev, observed)?;
             heard.keys.insert(key_of(&dev));
@@ -64,6 +67,13 @@ impl Dataplane for Kernel {
             } else {
                 self.refresh_inside(&dev, desired, observed)?;
             }
+        }
+        if rates {
+            let before = observed.rates.clone();
+            self.observe_rates(observed)?;
+            let all: BTreeSet<&Dev> = before.keys().chain(observed.rates.keys()).collect();
+            let changed = all.into_iter().filter(|dev| before.get(*dev) != observed.rates.get(*dev));
+            heard.keys.extend(changed.cloned().map(Key::Port));
         }
         if self.tables.get_mut().discard().map_err(NetlinkError::Socket)? {
             let found = crate::guard::nft::read();
@@ -107,11 +117,22 @@ impl Dataplane for Kernel {
 fn key_of(dev: &Dev) -> Key {
     match dev.role() {
         Some(Role::Bridge(vni) | Role::Vxlan(vni)) => Key::Network(vni),
-        _ => Key::Port(dev.clone()),
+        _ => Key::Port(dev.shaped().unwrap_or_else(|| dev.clone())),
     }
 }
 
 impl Kernel {
+    /// True if it is about limits of ports.
+    fn stirs_rates(&self, message: &RouteNetlinkMessage) -> bool {
+        match message {
+            RouteNetlinkMessage::NewQueueDiscipline(tc)
+            | RouteNetlinkMessage::DelQueueDiscipline(tc)
+            | RouteNetlinkMessage::NewTrafficFilter(tc)
+            | RouteNetlinkMessage::DelTrafficFilter(tc) => self.concerns_rates(tc),
+            _ => false,
+        }
+    }
+
     fn take_event(
         &mut self,
         message: RouteNetlinkMessage,

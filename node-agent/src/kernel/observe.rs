@@ -10,7 +10,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, Stirred, Watch};
 use crate::dev::{Dev, Role};
-use crate::model::{Desired, Key, Port};
+use crate::model::{Desired, Key, Port, Rate};
 use crate::netlink::NetlinkError;
 use crate::netlink::message::{get_addresses, get_link, get_neighbours, get_routes};
 use crate::netlink::monitor::Monitor;
@@ -48,6 +48,7 @@ impl Kernel {
                 }
             }
         }
+        self.observe_rates(&mut observed)?;
         observed.guards = crate::guard::nft::read();
         let wanted: BTreeSet<Dev> = desired.ports().keys().map(Dev::port).collect();
         self.watches.retain(|dev, _| wanted.contains(dev));
@@ -81,6 +82,7 @@ impl Kernel {
             Some(Role::Bridge(_)) => Kind::Bridge,
             Some(Role::Vxlan(_)) => Kind::Vxlan,
             Some(Role::Port) => Kind::Veth,
+            Some(Role::Shaper) => Kind::Ifb,
             None => Kind::Other,
         };
         let ours = kind != Kind::Other && raw.kind == kind && raw.is_marked();
@@ -107,6 +109,7 @@ impl Kernel {
                 let RawLink { vni: number, local, port, learning, flags, .. } = *raw;
                 observed.vxlans.insert(vni, Vxlan { link, vni: number, local, port, learning, flags });
             }
+            Some(Role::Shaper) => {}
             _ => {
                 observed.ports.insert(raw.name.clone(), HostSide { link, flags: raw.flags });
             }
@@ -153,6 +156,14 @@ impl Kernel {
         if keys.iter().any(guarded) {
             observed.guards = crate::guard::nft::read();
         }
+        let limited = |key: &Key| match key {
+            Key::Port(dev) => {
+                let limited = desired.port_at(dev).is_some_and(|p| p.rate != Rate::default());
+                limited || observed.rates.contains_key(dev)
+            }
+            _ => false,
+        };
+        let limited = keys.iter().any(limited);
         for key in keys {
             match key {
                 Key::Network(vni) => {
@@ -161,12 +172,15 @@ impl Kernel {
                 }
                 Key::Port(dev) => {
                     self.refresh_dev(dev, observed)?;
+                    if limited {
+                        self.refresh_dev(&dev.shaper(), observed)?;
+                    }
                     self.refresh_inside(dev, desired, observed)?;
                 }
                 _ => {}
             }
         }
-        Ok(())
+        if limited { self.observe_rates(observed) } else { Ok(()) }
     }
 
     pub(super) fn refresh_inside(

@@ -15,6 +15,7 @@ use super::socket::{for_each_message, grow_receive_buffer};
 /// rtnetlink multicast groups (`RTNLGRP_*`).
 const LINK: u32 = 1;
 const NEIGH: u32 = 3;
+const TC: u32 = 4;
 const IPV4_IFADDR: u32 = 5;
 const IPV4_ROUTE: u32 = 7;
 const IPV6_IFADDR: u32 = 9;
@@ -38,9 +39,9 @@ impl AsRawFd for Monitor {
 }
 
 impl Monitor {
-    /// Links, FDB entries and neighbours of the host. FDB events arrive in the neighbour group.
+    /// Links, FDB entries, neighbours and qdiscs of the host. FDB events arrive in the neighbour group.
     pub(crate) fn of_host() -> io::Result<Self> {
-        let monitor = Monitor::open(&[LINK, NEIGH, IPV4_IFADDR, IPV6_IFADDR])?;
+        let monitor = Monitor::open(&[LINK, NEIGH, TC, IPV4_IFADDR, IPV6_IFADDR])?;
         grow_receive_buffer(&monitor.socket, HOST_BUFFER);
         Ok(monitor)
     }

@@ -26,6 +26,7 @@ pub(crate) enum Kind {
     Bridge,
     Vxlan,
     Veth,
+    Ifb,
     Other,
 }
 
@@ -115,6 +116,7 @@ fn link_info(raw: &mut RawLink, info: &LinkInfo) {
         LinkInfo::Kind(InfoKind::Bridge) => raw.kind = Kind::Bridge,
         LinkInfo::Kind(InfoKind::Vxlan) => raw.kind = Kind::Vxlan,
         LinkInfo::Kind(InfoKind::Veth) => raw.kind = Kind::Veth,
+        LinkInfo::Kind(InfoKind::Ifb) => raw.kind = Kind::Ifb,
         LinkInfo::Data(InfoData::Vxlan(data)) => {
             for item in data {
                 match item {

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::observed::{FdbEntry, Neighbour, TunnelEntry};
+use crate::rate::Found;
 
 fn state() -> v1::NodeState {
     let mac = "02:ca:0a:08:00:05".into();
@@ -282,6 +283,52 @@ fn port_that_cannot_be_guarded_is_not_made() {
     assert!(planned.ops.iter().all(|op| op.key() != Key::Port(dev())), "{:?}", planned.ops);
 }
 
+fn limited(in_kbit: u64, out_kbit: u64) -> v1::NodeState {
+    let mut state = state();
+    state.ports[0].rate = Some(v1::RateLimit { in_kbit, out_kbit });
+    state
+}
+
+#[test]
+fn limits_are_set_changed_and_lifted_as_commands() {
+    let (_, mut observed) = settled(&state());
+    let mut shown = String::new();
+    for state in [limited(100_000, 50_000), limited(100_000, 80_000), limited(0, 80_000), state()] {
+        let planned = plan(&load(&state), &observed, &Scope::All);
+        apply(&mut observed, &planned.ops);
+        shown += &format!("{}\n", text(&planned));
+    }
+    insta::assert_snapshot!(shown);
+}
+
+#[test]
+fn limits_go_with_the_port_and_come_with_its_successor() {
+    let (_, observed) = settled(&limited(1000, 1000));
+    let nothing = load(&v1::NodeState { vtep: "192.0.2.1".into(), ..Default::default() });
+    let gone = text(&plan(&nothing, &observed, &Scope::All));
+    assert!(gone.contains("ip link del dev cwi89a440152655"), "{gone}");
+    let mut moved = limited(1000, 1000);
+    moved.ports[0].netns = "/run/netns/w2".into();
+    let mut absent = observed;
+    absent.insides.insert(dev(), Inside::Absent);
+    let again = plan(&load(&moved), &absent, &Scope::All).ops;
+    assert_eq!(again.iter().filter(|op| matches!(op, Op::Rate { shape: Some(_), .. })).count(), 2);
+}
+
+#[test]
+fn qdisc_of_somebody_else_stays_and_is_said() {
+    let (_, mut observed) = settled(&state());
+    let foreign = crate::rate::Shaping { inwards: Found::Foreign, outwards: Found::None };
+    observed.rates.insert(dev(), foreign);
+    assert_eq!(plan(&load(&state()), &observed, &Scope::All), Plan::default());
+    let planned = plan(&load(&limited(1000, 0)), &observed, &Scope::All);
+    assert_eq!(planned.ops, vec![]);
+    assert_eq!(
+        planned.problems[&Key::Port(dev())],
+        "its rate cannot be limited: a qdisc on cwp89a440152655 is not Causeway's; delete it"
+    );
+}
+
 /// Small ranges, so that keys meet.
 fn any_state() -> impl Strategy<Value = v1::NodeState> {
     let network = (1u32..4, 1300u32..1303).prop_map(|(vni, mtu)| v1::NodeNetwork {
@@ -292,9 +339,12 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
         bridge_mac: format!("02:00:00:00:01:{vni:02x}"),
         ..v1::NodeNetwork::default()
     });
-    let port = (0u8..4, 1u32..4, 0u8..6, 0u8..3, 1u64..3, prop::bool::ANY, prop::bool::ANY).prop_map(
-        |(name, vni, mac, netns, generation, gateway, guarded)| v1::NodePort {
+    let rate = (0u64..3, 0u64..3).prop_map(|(i, o)| v1::RateLimit { in_kbit: i * 1000, out_kbit: o * 1000 });
+    let special = (prop::bool::ANY, prop::option::of(rate));
+    let port = (0u8..4, 1u32..4, 0u8..6, 0u8..3, 1u64..3, prop::bool::ANY, special).prop_map(
+        |(name, vni, mac, netns, generation, gateway, (guarded, rate))| v1::NodePort {
             guarded,
+            rate,
             id: format!("default/n/{name}"),
             vni,
             mac: format!("02:00:00:00:00:{mac:02x}"),
@@ -343,7 +393,7 @@ fn any_state() -> impl Strategy<Value = v1::NodeState> {
 
 /// What strangers and accidents do to a kernel.
 fn any_drift() -> impl Strategy<Value = Vec<(u8, usize)>> {
-    prop::collection::vec((0u8..15, 0usize..8), 0..8)
+    prop::collection::vec((0u8..18, 0usize..8), 0..8)
 }
 
 fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
@@ -368,6 +418,9 @@ fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
             11 => observed.guards.chains.values_mut().skip(n).for_each(|digest| *digest = 0),
             12 => _ = nth(&observed.guards.chains, n).map(|d| observed.guards.chains.remove(&d)),
             13 => observed.ports.values_mut().skip(n).for_each(|p| p.flags.locked = !p.flags.locked),
+            14 => observed.rates.values_mut().skip(n).for_each(|r| *r = r.orphaned()),
+            15 => observed.rates.values_mut().skip(n).for_each(|r| r.inwards = Found::Foreign),
+            16 => _ = nth(&observed.rates, n).map(|d| observed.rates.remove(&d)),
             _ => observed.insides.values_mut().skip(n).for_each(|inside| {
                 if let Inside::Present(peer) = inside {
                     peer.addresses.clear();

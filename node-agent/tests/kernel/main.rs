@@ -6,4 +6,5 @@ mod guard;
 mod host;
 mod netns;
 mod program;
+mod rate;
 mod scale;

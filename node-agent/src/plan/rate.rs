@@ -1,0 +1,42 @@
+//! Limits of ports.
+
+use super::{Phase, Planner};
+use crate::dev::Dev;
+use crate::model::{Key, Port, Rate};
+use crate::op::Op;
+use crate::rate::{Direction, Found, Shape};
+
+impl Planner<'_> {
+    /// Brings the limits of a port to what they shall be.
+    pub(super) fn rates(&mut self, port: &Port, dev: &Dev) {
+        self.limits(port.rate, port.mtu, dev, Phase::Ports);
+    }
+
+    /// Takes what is left of a port's limits away, after the port itself.
+    pub(super) fn unlimit(&mut self, dev: &Dev) {
+        self.limits(Rate::default(), 0, dev, Phase::RemoveEntries);
+    }
+
+    fn limits(&mut self, rate: Rate, mtu: u32, dev: &Dev, phase: Phase) {
+        let found = self.observed.rates.get(dev).copied().unwrap_or_default();
+        let replaced = self.new_ports.contains(dev) || self.removed.contains(dev);
+        let found = if replaced { found.orphaned() } else { found };
+        for direction in [Direction::In, Direction::Out] {
+            let set = |shape| Op::Rate { dev: dev.clone(), direction, shape };
+            match (Shape::new(rate.of(direction), mtu), found.of(direction)) {
+                (None, Found::None | Found::Foreign) => {}
+                (None, _) => self.push(phase, set(None)),
+                (Some(want), have) if want.found() == have => {}
+                (Some(_), Found::Foreign) => {
+                    let what = match direction {
+                        Direction::In => format!("a qdisc on {dev} is"),
+                        Direction::Out => format!("interface {} is", dev.shaper()),
+                    };
+                    let problem = format!("its rate cannot be limited: {what} not Causeway's; delete it");
+                    self.problems.insert(Key::Port(dev.clone()), problem);
+                }
+                (Some(want), _) => self.push(phase, set(Some(want))),
+            }
+        }
+    }
+}
