@@ -178,7 +178,7 @@ impl<'a> Builder<'a> {
         if let Some(usage) = overlay::usage(self, link, &roles) {
             return usage;
         }
-        let both = link.kind == LinkKind::Veth && link.causeway.underlay != Some(false);
+        let both = link.kind == LinkKind::Veth && link.causeway.may_be_underlay();
         let fabric = |r: &Option<Role>| r.is_some_and(|r| r != Role::Server);
         // Between two that are no switches there is no fabric: such a link is their own affair.
         let switch = roles.iter().flatten().any(|r| r.is_switch());

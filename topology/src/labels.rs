@@ -86,6 +86,11 @@ impl LinkLabels {
     pub fn carries_networks(&self) -> bool {
         self.vni.is_some() || self.untagged.is_some() || !self.tagged.is_empty()
     }
+
+    /// True if the link may belong to the underlay: nothing else is said.
+    pub fn may_be_underlay(&self) -> bool {
+        self.underlay != Some(false) && !self.carries_networks() && self.vrf.is_none()
+    }
 }
 
 use docs::find;

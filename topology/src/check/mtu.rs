@@ -31,8 +31,8 @@ fn ipv6(check: &mut Check<'_>) {
     let loopback = |name: &str| plan.nodes.get(name).is_some_and(|p| p.loopback.is_some_and(|a| a.is_ipv6()));
     for link in lab.links.iter().filter(|l| l.mtu < IPV6_MINIMUM) {
         let ends = || [Some(&link.a), link.b.as_ref()].into_iter().flatten();
-        let access = link.vni.is_some() && ends().any(|e| behind(&e.node));
-        let routed = link.vni.is_none() && ends().any(|e| loopback(&e.node));
+        let access = link.causeway.vni.is_some() && ends().any(|e| behind(&e.node));
+        let routed = link.causeway.vni.is_none() && ends().any(|e| loopback(&e.node));
         if own(link) || access || routed {
             let message =
                 format!("this link has an MTU of {} and carries IPv6, which needs {IPV6_MINIMUM}", link.mtu);
@@ -49,7 +49,7 @@ fn ipv6(check: &mut Check<'_>) {
 /// The largest frame's payload of each network: the MTU of its access links.
 fn networks(lab: &Lab) -> BTreeMap<Vni, u32> {
     let mut all: BTreeMap<Vni, u32> = BTreeMap::new();
-    for (vni, mtu) in lab.links.iter().filter_map(|l| Some((l.vni?, l.mtu))) {
+    for (vni, mtu) in lab.links.iter().filter_map(|l| Some((l.causeway.vni?, l.mtu))) {
         let largest = all.entry(vni).or_insert(mtu);
         *largest = mtu.max(*largest);
     }

@@ -28,14 +28,14 @@ pub(super) fn check(check: &mut Check<'_>) {
     let lab = check.lab;
     let mut sets = Sets::new();
     for link in lab.links.iter().filter(|l| l.kind == LinkKind::Veth) {
-        let end = |name: &str| lab.nodes.get(name).and_then(|n| bridge(n, link.vni));
+        let end = |name: &str| lab.nodes.get(name).and_then(|n| bridge(n, link.causeway.vni));
         let Some(other) = &link.b else { continue };
         let (Some(a), Some(b)) = (end(&link.a.node), end(&other.node)) else { continue };
         if sets.join(a, b) {
             continue;
         }
         let (a, b) = (&link.a, other);
-        let network = link.vni.map_or_else(String::new, |v| format!(" in network {v}"));
+        let network = link.causeway.vni.map_or_else(String::new, |v| format!(" in network {v}"));
         let message = format!(
             "this link from {}:{} to {}:{} closes a circle{network}: its ends are joined already, and a broadcast goes round for ever",
             a.node, a.interface, b.node, b.interface

@@ -17,7 +17,7 @@ pub(super) fn check(check: &mut Check<'_>) {
 
 /// Switches whose loss cuts other switches off from each other, those behind a single leaf left out.
 fn switches(check: &mut Check<'_>) -> BTreeSet<String> {
-    let net = Net::new(check.lab, |l| l.underlay);
+    let net = Net::new(check.lab, |l| l.causeway.may_be_underlay());
     let before = net.parts(None).len();
     let spines = net.nodes.iter().filter(|n| n.role == Role::Spine).count();
     let mut said = BTreeSet::new();
