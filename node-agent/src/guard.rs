@@ -1,6 +1,6 @@
 //! Anti-spoofing: the rules that let a workload send only what is its own, as a pure function of its port.
 //!
-//! One nftables table of ours in the bridge family, `causeway`: a map from the name of a port's host side to its chain,
+//! One nftables table of ours in the bridge family, `causeway`: a map from the name of a port's interface to its chain,
 //! which ends in drop. Frames of all other ports pass. A chain is replaced whole, in one transaction, so there is no
 //! moment without it. Every rule carries a comment with a digest of the whole chain and its place in it, by which a
 //! chain that is read back is known to be complete and unchanged, whatever way this version of nft prints rules.
@@ -27,6 +27,8 @@ const BASE: &str = "causeway";
 /// What a workload may send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
+    /// The interface of the host that its frames come in at.
+    pub interface: Dev,
     /// Its MAC.
     pub mac: Mac,
     /// Its addresses.
@@ -38,8 +40,17 @@ pub struct Guard {
 pub struct Guards {
     /// Why rules can be neither read nor set.
     pub unusable: Option<String>,
-    /// Chains by host side, with the digest that all their rules carry; 0: the chain is damaged, or not reached.
-    pub chains: BTreeMap<Dev, u64>,
+    /// Chains by port (the name that its host side has or would have).
+    pub chains: BTreeMap<Dev, Chain>,
+}
+
+/// What the kernel has of a port's chain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// What all rules carry; 0: some are missing, strange, or never reached.
+    pub digest: u64,
+    /// Interfaces that lead to it.
+    pub interfaces: BTreeSet<Dev>,
 }
 
 impl Guards {
@@ -64,9 +75,21 @@ fn set<T: ToString>(items: &[T]) -> String {
 }
 
 impl Guard {
-    /// The guard of a port.
-    pub fn of(port: &Port) -> Self {
-        Guard { mac: port.mac, addresses: port.addresses.iter().map(|a| a.ip).collect() }
+    /// The guard of a port whose frames come in at `interface`. Refuses a name that means something else to nft.
+    pub fn of(port: &Port, interface: &Dev) -> Result<Self, String> {
+        if interface.as_str().contains(['"', '*', '\\']) {
+            return Err(format!("interface {interface} has a character that nft cannot take; rename it"));
+        }
+        Ok(Guard {
+            interface: interface.clone(),
+            mac: port.mac,
+            addresses: port.addresses.iter().map(|a| a.ip).collect(),
+        })
+    }
+
+    /// What it reads back as.
+    pub fn chain(&self, dev: &Dev) -> Chain {
+        Chain { digest: self.digest(dev), interfaces: [self.interface.clone()].into() }
     }
 
     /// The rules of its chain, in order, without comments.
@@ -120,8 +143,8 @@ impl Guard {
         text.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(1)
     }
 
-    /// The commands that give a port this guard, whatever it had before.
-    pub fn commands(&self, dev: &Dev) -> Vec<String> {
+    /// The commands that give a port this guard, whatever it had before; `stale` interfaces no longer lead to it.
+    pub fn commands(&self, dev: &Dev, stale: &BTreeSet<Dev>) -> Vec<String> {
         let rules = self.rules();
         let (digest, count) = (self.digest(dev), rules.len());
         let mut lines =
@@ -130,24 +153,28 @@ impl Guard {
             let comment = comment(digest, n + 1, count);
             format!("add rule bridge {TABLE} {dev} {rule} comment \"{comment}\"")
         }));
-        lines.push(element("add", dev));
+        lines.push(element("add", &self.interface, dev));
+        lines.extend(stale.iter().flat_map(|interface| removed(interface, dev)));
         lines
     }
 }
 
-fn element(act: &str, dev: &Dev) -> String {
-    format!("{act} element bridge {TABLE} ports {{ \"{dev}\" : jump {dev} }}")
+fn element(act: &str, interface: &Dev, dev: &Dev) -> String {
+    format!("{act} element bridge {TABLE} ports {{ \"{interface}\" : jump {dev} }}")
+}
+
+/// Adding first makes a deletion succeed if there is nothing to delete.
+fn removed(interface: &Dev, dev: &Dev) -> [String; 2] {
+    ["add", "delete"].map(|act| element(act, interface, dev))
 }
 
 /// The commands that take a port's guard away; adding first makes them succeed if there is none.
-pub fn removal(dev: &Dev) -> Vec<String> {
-    vec![
-        format!("add chain bridge {TABLE} {dev}"),
-        element("add", dev),
-        element("delete", dev),
-        format!("flush chain bridge {TABLE} {dev}"),
-        format!("delete chain bridge {TABLE} {dev}"),
-    ]
+pub fn removal(dev: &Dev, interfaces: &BTreeSet<Dev>) -> Vec<String> {
+    let mut lines = vec![format!("add chain bridge {TABLE} {dev}")];
+    lines.extend(interfaces.iter().flat_map(|interface| removed(interface, dev)));
+    lines.push(format!("flush chain bridge {TABLE} {dev}"));
+    lines.push(format!("delete chain bridge {TABLE} {dev}"));
+    lines
 }
 
 /// The commands that make the table with no port guarded, and change nothing but a damaged base chain if it is there.
@@ -189,7 +216,7 @@ fn parse_comment(text: &str) -> Option<Place> {
 pub fn parse(json: &serde_json::Value) -> Guards {
     let mut base = false;
     let mut base_rules = Vec::new();
-    let mut reached = BTreeSet::new();
+    let mut reached: BTreeMap<Dev, BTreeSet<Dev>> = BTreeMap::new();
     let mut rules: BTreeMap<Dev, Vec<Option<Place>>> = BTreeMap::new();
     let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     for object in json["nftables"].as_array().into_iter().flatten() {
@@ -210,15 +237,17 @@ pub fn parse(json: &serde_json::Value) -> Guards {
         } else if let Some(map) = object.get("map").filter(|map| text(map, "name") == "ports") {
             for pair in map["elem"].as_array().into_iter().flatten() {
                 let (port, target) = (pair[0].as_str(), pair[1]["jump"]["target"].as_str());
-                reached.extend(port.filter(|_| port == target).map(Dev::new));
+                if let (Some(port), Some(target)) = (port, target) {
+                    reached.entry(Dev::new(target)).or_default().insert(Dev::new(port));
+                }
             }
         }
     }
     let base = base && base_rules == [BASE];
     let chains = rules.into_iter().map(|(dev, rules)| {
-        let whole = base && reached.contains(&dev);
-        let digest = whole.then(|| whole_chain(&rules)).flatten().unwrap_or(0);
-        (dev, digest)
+        let interfaces = reached.remove(&dev).unwrap_or_default();
+        let digest = base.then(|| whole_chain(&rules)).flatten().unwrap_or(0);
+        (dev, Chain { digest, interfaces })
     });
     Guards { unusable: None, chains: chains.collect() }
 }

@@ -296,10 +296,10 @@ impl Observed {
                     bridge.accept_ra = false;
                 }
             }
-            Op::GuardSet { dev, guard } => {
-                self.guards.chains.insert(dev.clone(), guard.digest(dev));
+            Op::GuardSet { dev, guard, .. } => {
+                self.guards.chains.insert(dev.clone(), guard.chain(dev));
             }
-            Op::GuardDel { dev } => {
+            Op::GuardDel { dev, .. } => {
                 self.guards.chains.remove(dev);
             }
             Op::Rate { dev, direction, shape } => {

@@ -79,10 +79,10 @@ pub enum Op {
     LinkSet { dev: Dev, change: LinkChange },
     /// Change flags of a bridge port.
     PortFlags { dev: Dev, flags: FlagChange },
-    /// Let a port send only what is its own.
-    GuardSet { dev: Dev, guard: Guard },
+    /// Let a port send only what is its own. `stale` interfaces no longer lead to its chain.
+    GuardSet { dev: Dev, guard: Guard, stale: BTreeSet<Dev> },
     /// Take the guard from a port.
-    GuardDel { dev: Dev },
+    GuardDel { dev: Dev, interfaces: BTreeSet<Dev> },
     /// Limit how fast a port is in one direction, or lift the limit.
     Rate { dev: Dev, direction: Direction, shape: Option<Shape> },
     /// Do not listen to router advertisements on a bridge.
@@ -142,7 +142,7 @@ impl Op {
     pub fn brief(&self) -> String {
         match self {
             Op::GuardSet { dev, .. } => format!("nft: set the guard of {dev}"),
-            Op::GuardDel { dev } => format!("nft: delete the guard of {dev}"),
+            Op::GuardDel { dev, .. } => format!("nft: delete the guard of {dev}"),
             op => op.to_string(),
         }
     }
@@ -154,7 +154,7 @@ impl Op {
             | Op::LinkSet { dev, .. }
             | Op::PortFlags { dev, .. }
             | Op::GuardSet { dev, .. }
-            | Op::GuardDel { dev }
+            | Op::GuardDel { dev, .. }
             | Op::Rate { dev, .. }
             | Op::AcceptRaOff { dev } => match dev.role() {
                 Some(crate::dev::Role::Bridge(vni) | crate::dev::Role::Vxlan(vni)) => Key::Network(vni),
@@ -317,8 +317,12 @@ impl Op {
                 }
             }
             Op::Rate { dev, direction, shape } => fmt_rate(f, dev, *direction, shape.as_ref()),
-            Op::GuardSet { dev, guard } => write!(f, "nft '{}'", guard::one_line(&guard.commands(dev))),
-            Op::GuardDel { dev } => write!(f, "nft '{}'", guard::one_line(&guard::removal(dev))),
+            Op::GuardSet { dev, guard, stale } => {
+                write!(f, "nft '{}'", guard::one_line(&guard.commands(dev, stale)))
+            }
+            Op::GuardDel { dev, interfaces } => {
+                write!(f, "nft '{}'", guard::one_line(&guard::removal(dev, interfaces)))
+            }
             Op::AcceptRaOff { dev } => write!(f, "sysctl -w net.ipv6.conf.{dev}.accept_ra=0"),
             _ => Ok(()),
         }

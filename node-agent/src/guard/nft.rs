@@ -69,8 +69,8 @@ fn transaction(ops: &[Op]) -> Result<(), NftError> {
     let mut lines = base();
     for op in ops {
         match op {
-            Op::GuardSet { dev, guard } => lines.extend(guard.commands(dev)),
-            Op::GuardDel { dev } => lines.extend(removal(dev)),
+            Op::GuardSet { dev, guard, stale } => lines.extend(guard.commands(dev, stale)),
+            Op::GuardDel { dev, interfaces } => lines.extend(removal(dev, interfaces)),
             _ => {}
         }
     }

@@ -5,13 +5,15 @@ use super::*;
 
 fn guard(addresses: &[&str]) -> Guard {
     let mac = "02:ca:0a:08:00:05".parse().unwrap();
-    Guard { mac, addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+    let interface = Dev::new("cwp0123456789ab");
+    Guard { interface, mac, addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
 }
 
 #[test]
 fn the_chain_of_a_port_reads_as_nft_text() {
     let dev = Dev::new("cwp0123456789ab");
-    let text = guard(&["10.8.0.5", "10.8.0.7", "fd00:8::5"]).commands(&dev).join("\n");
+    let text =
+        guard(&["10.8.0.5", "10.8.0.7", "fd00:8::5"]).commands(&dev, &[Dev::new("tap9")].into()).join("\n");
     insta::assert_snapshot!(text);
 }
 
@@ -36,27 +38,46 @@ fn listed(digest: u64, count: usize) -> serde_json::Value {
     json!({ "nftables": objects })
 }
 
-fn digest_of(json: &serde_json::Value) -> Option<u64> {
-    parse(json).chains.get(&Dev::new("cwp0123456789ab")).copied()
+fn chain_of(json: &serde_json::Value) -> Chain {
+    parse(json).chains.remove(&Dev::new("cwp0123456789ab")).unwrap_or_default()
+}
+
+fn whole_chain_of(digest: u64) -> Chain {
+    Chain { digest, interfaces: [Dev::new("cwp0123456789ab")].into() }
 }
 
 #[test]
 fn a_chain_is_whole_only_with_all_of_its_rules_and_a_way_to_it() {
     let whole = listed(7, 4);
-    assert_eq!(digest_of(&whole), Some(7));
+    assert_eq!(chain_of(&whole), whole_chain_of(7));
     let objects = whole["nftables"].as_array().unwrap().len();
     for missing in 1..objects {
         let mut damaged = whole.clone();
         damaged["nftables"].as_array_mut().unwrap().remove(missing);
-        let found = digest_of(&damaged);
         // Without its own chain object the rules alone still name the chain.
-        let expected = if missing == 4 { Some(7) } else { Some(0) };
-        assert_eq!(found, expected, "without {}", whole["nftables"][missing]);
+        assert_eq!(
+            chain_of(&damaged) == whole_chain_of(7),
+            missing == 4,
+            "without {}",
+            whole["nftables"][missing]
+        );
     }
     let mut foreign = whole.clone();
     let rule = json!({"rule": {"chain": "cwp0123456789ab", "expr": [{"accept": null}]}});
     foreign["nftables"].as_array_mut().unwrap().insert(5, rule);
-    assert_eq!(digest_of(&foreign), Some(0), "a rule of somebody else");
+    assert_eq!(chain_of(&foreign), whole_chain_of(0), "a rule of somebody else");
+}
+
+#[test]
+fn interface_that_nft_would_misread_is_refused() {
+    let mut state = causeway_proto::v1::NodeState::default();
+    state.ports.push(crate::model::tests::port("default/web/a", 100, "02:ca:0a:08:00:05"));
+    let desired = crate::model::Desired::from_state(&state, &crate::model::Desired::default());
+    let port = desired.ports().values().next().unwrap();
+    for name in ["tap*", "tap\"", "t\\ap"] {
+        Guard::of(port, &Dev::new(name)).unwrap_err();
+    }
+    assert_eq!(Guard::of(port, &Dev::new("tap.1-a")).unwrap().interface.as_str(), "tap.1-a");
 }
 
 proptest! {
@@ -72,7 +93,7 @@ proptest! {
         let dev = Dev::new("cwp0123456789ab");
         let of = |ip: u32| {
             let ip = IpAddr::from(std::net::Ipv4Addr::from(ip));
-            Guard { mac: "02:ca:0a:08:00:05".parse().unwrap(), addresses: [ip].into() }.digest(&dev)
+            Guard { interface: dev.clone(), mac: "02:ca:0a:08:00:05".parse().unwrap(), addresses: [ip].into() }.digest(&dev)
         };
         prop_assert_eq!(a == b, of(a) == of(b));
     }

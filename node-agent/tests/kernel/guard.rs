@@ -246,6 +246,7 @@ async fn damaged_rules_are_repaired_and_others_left_alone() -> Result<()> {
         format!("nft flush chain bridge causeway {own}"),
         format!("nft insert rule bridge causeway {own} accept"),
         format!("nft delete element bridge causeway ports {{ \"{own}\" }}"),
+        format!("nft add element bridge causeway ports {{ \"stray\" : jump {own} }}"),
         "nft flush chain bridge causeway input".to_owned(),
         "nft insert rule bridge causeway input accept".to_owned(),
     ];
