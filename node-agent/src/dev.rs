@@ -35,6 +35,21 @@ pub enum Role {
     Shaper,
 }
 
+/// What a device of a switch or of routing is for, as its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FabricRole {
+    /// The VLAN-aware bridge of a switch.
+    Switch,
+    /// A network's VLAN device on it (switched virtual interface).
+    Svi(Vni),
+    /// Bridge of an L3 VNI: the interface that routes into it.
+    Router(Vni),
+    /// VXLAN device of an L3 VNI.
+    Transit(Vni),
+    /// VRF device with its routing table.
+    Vrf(u32),
+}
+
 impl Dev {
     /// The device with this name; the kernel refuses names that are too long.
     pub fn new(name: &str) -> Self {
@@ -69,6 +84,48 @@ impl Dev {
     /// For a shaper: the host side that it belongs to.
     pub fn shaped(&self) -> Option<Self> {
         (self.role()? == Role::Shaper).then(|| Dev(self.0.replacen("cwi", "cwp", 1).into()))
+    }
+
+    /// `cwbr0`.
+    pub fn switch() -> Self {
+        Dev("cwbr0".into())
+    }
+
+    /// `cwv` and the VNI.
+    pub fn svi(vni: Vni) -> Self {
+        Dev(format!("cwv{vni}").into())
+    }
+
+    /// `cwr` and the L3 VNI.
+    pub fn router(vni: Vni) -> Self {
+        Dev(format!("cwr{vni}").into())
+    }
+
+    /// `cwl` and the L3 VNI.
+    pub fn transit(vni: Vni) -> Self {
+        Dev(format!("cwl{vni}").into())
+    }
+
+    /// `cwf` and the number of the routing table.
+    pub fn vrf(table: u32) -> Self {
+        Dev(format!("cwf{table}").into())
+    }
+
+    /// What it is for in switching and routing; `None` if the name is none that we give there.
+    pub fn fabric_role(&self) -> Option<FabricRole> {
+        if *self == Dev::switch() {
+            return Some(FabricRole::Switch);
+        }
+        let (kind, digits) = self.0.split_at_checked(3)?;
+        let number: u32 = digits.parse().ok().filter(|n: &u32| n.to_string() == digits)?;
+        let vni = Vni::try_from(number).ok();
+        match kind {
+            "cwv" => vni.map(FabricRole::Svi),
+            "cwr" => vni.map(FabricRole::Router),
+            "cwl" => vni.map(FabricRole::Transit),
+            "cwf" => Some(FabricRole::Vrf(number)),
+            _ => None,
+        }
     }
 
     /// The name.
@@ -113,6 +170,16 @@ pub fn network_alias(network: &str) -> String {
     cut(format!("{ALIAS_PREFIX}net={network}"))
 }
 
+/// Alias of a VRF device and of what routes for it.
+pub fn vrf_alias(vrf: &str) -> String {
+    cut(format!("{ALIAS_PREFIX}vrf={vrf}"))
+}
+
+/// Alias of the bridge of a switch.
+pub fn switch_alias(node: &str) -> String {
+    cut(format!("{ALIAS_PREFIX}switch={node}"))
+}
+
 /// Alias of a port's host side. The generation in it is what a restarted agent knows about announcements: it is
 /// written after the address was announced, so equal means announced.
 pub fn port_alias(id: &PortKey, generation: u64) -> String {
@@ -139,6 +206,24 @@ mod tests {
             ["cwb", "cwb0", "cwb007", "cwb+7", "cwb16777216", "cwx1a", "cwp1", "cwpABCDEF012345", "br0", ""]
         {
             assert_eq!(Dev::new(name).role(), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn fabric_roles_are_read_back_from_names() {
+        let vni = Vni::try_from(16_777_215).unwrap();
+        for (dev, role) in [
+            (Dev::switch(), FabricRole::Switch),
+            (Dev::svi(vni), FabricRole::Svi(vni)),
+            (Dev::router(vni), FabricRole::Router(vni)),
+            (Dev::transit(vni), FabricRole::Transit(vni)),
+            (Dev::vrf(u32::MAX), FabricRole::Vrf(u32::MAX)),
+        ] {
+            assert!(dev.as_str().len() <= 15);
+            assert_eq!((dev.fabric_role(), dev.role()), (Some(role), None));
+        }
+        for name in ["cwv", "cwv0", "cwv007", "cwr+7", "cwl16777216", "cwf-1", "cwbr1", "cwé", "eth0"] {
+            assert_eq!(Dev::new(name).fabric_role(), None, "{name}");
         }
     }
 

@@ -157,6 +157,10 @@ struct Fold {
     ports: BTreeMap<String, v1::NodePort>,
     remotes: BTreeMap<(u32, String), v1::RemoteMac>,
     floods: BTreeMap<(u32, String), v1::FloodTarget>,
+    vrfs: BTreeMap<String, v1::NodeVrf>,
+    routes: BTreeMap<(String, String), v1::NodeRoute>,
+    switch_ports: BTreeMap<String, v1::SwitchPort>,
+    locals: BTreeMap<(u32, String), v1::LocalMac>,
 }
 
 impl From<v1::NodeState> for Fold {
@@ -165,8 +169,16 @@ impl From<v1::NodeState> for Fold {
         let ports = std::mem::take(&mut state.ports);
         let remotes = std::mem::take(&mut state.remotes);
         let floods = std::mem::take(&mut state.floods);
+        let vrfs = std::mem::take(&mut state.vrfs);
+        let routes = std::mem::take(&mut state.routes);
+        let switch_ports = std::mem::take(&mut state.switch_ports);
+        let locals = std::mem::take(&mut state.locals);
         Fold {
             state,
+            vrfs: vrfs.into_iter().map(|v| (v.name.clone(), v)).collect(),
+            routes: routes.into_iter().map(|r| ((r.vrf.clone(), r.prefix.clone()), r)).collect(),
+            switch_ports: switch_ports.into_iter().map(|p| (p.interface.clone(), p)).collect(),
+            locals: locals.into_iter().map(|l| ((l.vni, l.mac.clone()), l)).collect(),
             networks: networks.into_iter().map(|n| (n.vni, n)).collect(),
             ports: ports.into_iter().map(|p| (p.id.clone(), p)).collect(),
             remotes: remotes.into_iter().map(|r| ((r.vni, r.mac.clone()), r)).collect(),
@@ -182,6 +194,10 @@ impl From<Fold> for v1::NodeState {
             ports: fold.ports.into_values().collect(),
             remotes: fold.remotes.into_values().collect(),
             floods: fold.floods.into_values().collect(),
+            vrfs: fold.vrfs.into_values().collect(),
+            routes: fold.routes.into_values().collect(),
+            switch_ports: fold.switch_ports.into_values().collect(),
+            locals: fold.locals.into_values().collect(),
             ..fold.state
         }
     }
@@ -202,6 +218,22 @@ impl Fold {
         for flood in delta.deleted_floods {
             self.floods.remove(&(flood.vni, flood.vtep));
         }
+        for name in &delta.deleted_vrfs {
+            self.vrfs.remove(name);
+        }
+        for route in delta.deleted_routes {
+            self.routes.remove(&(route.vrf, route.prefix));
+        }
+        for interface in &delta.deleted_switch_ports {
+            self.switch_ports.remove(interface);
+        }
+        for local in delta.deleted_locals {
+            self.locals.remove(&(local.vni, local.mac));
+        }
+        self.vrfs.extend(delta.vrfs.into_iter().map(|v| (v.name.clone(), v)));
+        self.routes.extend(delta.routes.into_iter().map(|r| ((r.vrf.clone(), r.prefix.clone()), r)));
+        self.switch_ports.extend(delta.switch_ports.into_iter().map(|p| (p.interface.clone(), p)));
+        self.locals.extend(delta.locals.into_iter().map(|l| ((l.vni, l.mac.clone()), l)));
         self.networks.extend(delta.networks.into_iter().map(|n| (n.vni, n)));
         self.ports.extend(delta.ports.into_iter().map(|p| (p.id.clone(), p)));
         self.remotes.extend(delta.remotes.into_iter().map(|r| ((r.vni, r.mac.clone()), r)));
@@ -267,6 +299,42 @@ mod tests {
         assert_eq!(read.remotes, [remote(1, "192.0.2.1"), remote(2, "192.0.2.1"), remote(6, "192.0.2.9")]);
         journal.write_delta(&delta(7)).unwrap();
         assert_eq!(Journal::load(dir.path()).unwrap().unwrap().revision, 7);
+    }
+
+    #[test]
+    fn deltas_of_switching_and_routing_are_folded() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path()).unwrap();
+        let vrf = |name: &str| v1::NodeVrf { name: name.into(), table: 1001, ..Default::default() };
+        let route = |p: &str| v1::NodeRoute { vrf: "red".into(), prefix: p.into(), ..Default::default() };
+        let port = |i: &str| v1::SwitchPort { interface: i.into(), ..Default::default() };
+        let local = |m: &str| v1::LocalMac { vni: 1, mac: m.into(), ..Default::default() };
+        let before = v1::NodeState {
+            vrfs: vec![vrf("red")],
+            routes: vec![route("10.0.0.0/8")],
+            switch_ports: vec![port("eth1")],
+            locals: vec![local("a")],
+            ..state()
+        };
+        journal.write_snapshot(&before).unwrap();
+        let delta = v1::NodeDelta {
+            revision: 6,
+            vrfs: vec![vrf("blue")],
+            routes: vec![route("10.9.0.0/16")],
+            switch_ports: vec![port("eth2")],
+            locals: vec![local("b")],
+            deleted_vrfs: vec!["red".into()],
+            deleted_routes: vec![route("10.0.0.0/8")],
+            deleted_switch_ports: vec!["eth1".into()],
+            deleted_locals: vec![local("a")],
+            ..Default::default()
+        };
+        journal.write_delta(&delta).unwrap();
+        let read = Journal::load(dir.path()).unwrap().unwrap();
+        assert_eq!(read.vrfs, [vrf("blue")]);
+        assert_eq!(read.routes, [route("10.9.0.0/16")]);
+        assert_eq!(read.switch_ports, [port("eth2")]);
+        assert_eq!(read.locals, [local("b")]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod apply;
 mod events;
+mod fabric;
 mod observe;
 mod rate;
 
@@ -150,6 +151,7 @@ pub struct Kernel {
     stirred: Arc<Stirred>,
     /// Hears of changes to bridge-family rules.
     tables: AsyncFd<TableMonitor>,
+    fabric: fabric::Index,
 }
 
 impl Kernel {
@@ -165,6 +167,7 @@ impl Kernel {
             watches: BTreeMap::new(),
             stirred: Arc::new(Stirred::default()),
             tables: TableMonitor::open().and_then(TableMonitor::register).map_err(NetlinkError::Socket)?,
+            fabric: fabric::Index::default(),
         })
     }
 

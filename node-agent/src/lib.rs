@@ -16,6 +16,7 @@ pub mod checks;
 pub mod cleanup;
 pub mod config;
 pub mod dev;
+pub mod fabric;
 pub mod guard;
 pub mod journal;
 pub mod kernel;

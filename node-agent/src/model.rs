@@ -2,17 +2,21 @@
 //! value cannot be spelled. An item that does not pass is reported and left out; the others go on.
 
 mod convert;
+pub mod fabric;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use causeway_proto::{Mac, NetworkKey, PortKey, Vni, v1};
+use causeway_proto::{Mac, NetworkKey, PortKey, VlanId, Vni, v1};
 
 use crate::dev::Dev;
 
 pub use convert::ItemError;
+pub use fabric::{Fabric, Mode};
+
+use crate::fabric::Thing;
 
 /// A network on this node: one bridge with one VXLAN port.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +27,19 @@ pub struct Network {
     pub mtu: u32,
     /// MAC of the bridge.
     pub bridge_mac: Mac,
+    /// 802.1Q id on links between hosts and switches.
+    pub vlan: Option<VlanId>,
+    /// Anycast gateway addresses; empty: this node does not route here.
+    pub gateways: BTreeSet<IfAddr>,
+    /// MAC of the anycast gateway, if there is one.
+    pub gateway_mac: Option<Mac>,
+}
+
+impl Network {
+    /// MAC of the device that has the network's gateways, if it routes, or else stands for this node in it.
+    pub fn own_mac(&self) -> Mac {
+        self.gateway_mac.unwrap_or(self.bridge_mac)
+    }
 }
 
 /// An address on an interface.
@@ -110,6 +127,31 @@ pub enum Key {
     Flood(Vni, IpAddr),
     /// A suppression neighbour.
     Neigh(Vni, IpAddr),
+    /// A thing of switching and routing.
+    Fabric(Thing),
+}
+
+impl Key {
+    /// True for what other keys depend on: one step at a time, and read back afterwards.
+    pub(crate) fn is_structure(&self) -> bool {
+        match self {
+            Key::Network(_) | Key::Port(_) => true,
+            Key::Mac(..) | Key::Flood(..) | Key::Neigh(..) => false,
+            Key::Fabric(thing) => thing.is_structure(),
+        }
+    }
+
+    /// What must be there first.
+    pub(crate) fn base(&self) -> Option<Key> {
+        match self {
+            Key::Mac(vni, _) | Key::Flood(vni, _) | Key::Neigh(vni, _) => Some(Key::Network(*vni)),
+            Key::Network(_) | Key::Port(_) => None,
+            Key::Fabric(thing) => match thing.dev().and_then(Dev::role) {
+                Some(crate::dev::Role::Bridge(vni)) => Some(Key::Network(vni)),
+                _ => thing.base().filter(|base| base != thing).map(Key::Fabric),
+            },
+        }
+    }
 }
 
 /// An item of the controller's state as it named it, for problems.
@@ -125,6 +167,14 @@ pub enum Item {
     Remote(u32, String),
     /// A flood target by VNI and text.
     Flood(u32, String),
+    /// A routing domain by name.
+    Vrf(String),
+    /// A route by routing domain and prefix.
+    Route(String, String),
+    /// A switch port by interface.
+    SwitchPort(String),
+    /// A MAC behind a switch port, by VNI and text.
+    Local(u32, String),
 }
 
 /// A refused item: why, and for ports the generation that was refused.
@@ -153,6 +203,7 @@ pub struct Desired {
     local_macs: BTreeMap<(Vni, Mac), BTreeSet<PortKey>>,
     /// Index: address → MACs that claim it (the lowest wins).
     neighbours: BTreeSet<(Vni, IpAddr, Mac)>,
+    fabric: Fabric,
     rejected: BTreeMap<Item, Rejected>,
 }
 
@@ -185,6 +236,7 @@ impl Desired {
         for flood in &state.floods {
             desired.set_flood(flood);
         }
+        desired.set_fabric(state, previous);
         desired
     }
 
@@ -218,8 +270,10 @@ impl Desired {
                 dirty.insert(Key::Flood(vni, vtep));
             }
         }
+        self.delete_fabric(delta, &mut dirty);
         self.insert_delta(delta, &mut dirty);
-        dirty
+        self.insert_fabric(delta, &mut dirty);
+        crate::fabric::plan::translate(self, dirty)
     }
 
     fn insert_delta(&mut self, delta: &v1::NodeDelta, dirty: &mut BTreeSet<Key>) {
@@ -233,6 +287,7 @@ impl Desired {
             let Some(port) = self.checked_port(port) else { continue };
             self.remove_port(&port.id, dirty);
             dirty.extend([Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)]);
+            dirty.extend(port.addresses.iter().map(|a| Key::Neigh(port.vni, a.ip)));
             self.insert_port(port);
         }
         for remote in &delta.remotes {
@@ -284,6 +339,16 @@ impl Desired {
         &self.remotes
     }
 
+    /// Flood lists' entries.
+    pub(crate) fn floods(&self) -> impl Iterator<Item = (Vni, IpAddr)> {
+        self.floods.iter().copied()
+    }
+
+    /// Addresses of remote MACs.
+    pub(crate) fn neighbour_addresses(&self) -> impl Iterator<Item = (Vni, IpAddr)> {
+        self.neighbours.iter().map(|&(vni, ip, _)| (vni, ip))
+    }
+
     /// Items that did not pass.
     pub fn rejected(&self) -> &BTreeMap<Item, Rejected> {
         &self.rejected
@@ -331,7 +396,12 @@ impl Desired {
 
     /// The MAC that a suppression neighbour shall have.
     pub fn neighbour(&self, vni: Vni, ip: IpAddr) -> Option<Mac> {
-        self.networks.get(&vni)?;
+        // A gateway routes to workloads here without asking for them.
+        if !self.networks.get(&vni)?.gateways.is_empty()
+            && let Some(mac) = self.fabric.neighbour(vni, ip)
+        {
+            return Some(mac);
+        }
         let low = (vni, ip, Mac::new([0; 6]));
         let (v, i, mac) = self.neighbours.range(low..).next()?;
         (*v == vni && *i == ip).then_some(*mac)
@@ -352,6 +422,7 @@ impl Desired {
             .chain(remotes)
             .chain(floods.map(|&(v, t)| Key::Flood(v, t)))
             .chain(neighbours.take_while(move |(v, ..)| *v == vni).map(|&(v, i, _)| Key::Neigh(v, i)))
+            .chain(self.fabric.neighbours_of(vni).map(move |ip| Key::Neigh(vni, ip)))
     }
 
     /// Every key.
@@ -361,7 +432,9 @@ impl Desired {
         let macs = self.local_macs.keys().chain(self.remotes.keys()).map(|&(v, m)| Key::Mac(v, m));
         let floods = self.floods.iter().map(|&(v, t)| Key::Flood(v, t));
         let neighbours = self.neighbours.iter().map(|&(v, i, _)| Key::Neigh(v, i));
-        networks.chain(ports).chain(macs).chain(floods).chain(neighbours).collect()
+        let here = self.networks.keys();
+        let here = here.flat_map(|&v| self.fabric.neighbours_of(v).map(move |ip| Key::Neigh(v, ip)));
+        networks.chain(ports).chain(macs).chain(floods).chain(neighbours).chain(here).collect()
     }
 
     fn reject(&mut self, item: Item, generation: u64, error: &ItemError) {
@@ -411,11 +484,14 @@ impl Desired {
     fn insert_port(&mut self, port: Port) {
         self.devs.entry(Dev::port(&port.id)).or_default().insert(port.id.clone());
         self.local_macs.entry((port.vni, port.mac)).or_default().insert(port.id.clone());
+        self.fabric.add_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
         self.ports.insert(port.id.clone(), port);
     }
 
     fn remove_port(&mut self, id: &PortKey, dirty: &mut BTreeSet<Key>) {
         let Some(port) = self.ports.remove(id) else { return };
+        self.fabric.remove_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
+        dirty.extend(port.addresses.iter().map(|a| Key::Neigh(port.vni, a.ip)));
         let dev = Dev::port(id);
         if let Some(ids) = self.devs.get_mut(&dev) {
             ids.remove(id);
@@ -528,6 +604,10 @@ impl fmt::Display for Item {
             Item::Port(id) => write!(f, "port {id}"),
             Item::Remote(vni, mac) => write!(f, "remote MAC {mac} of VNI {vni}"),
             Item::Flood(vni, vtep) => write!(f, "flood target {vtep} of VNI {vni}"),
+            Item::Vrf(name) => write!(f, "VRF {name}"),
+            Item::Route(vrf, prefix) => write!(f, "route {prefix} of VRF {vrf}"),
+            Item::SwitchPort(interface) => write!(f, "switch port {interface}"),
+            Item::Local(vni, mac) => write!(f, "MAC {mac} of VNI {vni} behind a switch port"),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! an asynchronous connection, works inside a workload's namespace the same way, keeps the kernel's error text and
 //! cannot lose a reply silently.
 
+pub(crate) mod fabric;
 pub(crate) mod message;
 pub(crate) mod monitor;
 pub(crate) mod parse;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Vni};
 
 use crate::dev::Dev;
+use crate::fabric::Seen;
 use crate::guard::Guards;
 use crate::model::{IfAddr, Key, Place};
 use crate::op::{Half, LinkChange, Op};
@@ -200,6 +201,8 @@ pub struct Observed {
     pub foreign: BTreeSet<Dev>,
     /// VXLAN devices of others, by (VNI, UDP port).
     pub foreign_vxlans: BTreeMap<(u32, u16), String>,
+    /// Switching and routing.
+    pub fabric: Seen,
 }
 
 impl Observed {
@@ -229,6 +232,7 @@ impl Observed {
     /// Forgets the bridge of a network and all that the kernel deletes with it.
     pub fn forget_bridge(&mut self, vni: Vni) {
         self.bridges.remove(&vni);
+        self.fabric.forget(&Dev::bridge(vni));
         self.fdb.retain(|(v, _), _| *v != vni);
         self.neighbours.retain(|(v, _), _| *v != vni);
         let bridge = Dev::bridge(vni);
@@ -327,6 +331,7 @@ impl Observed {
             Op::NeighDel { vni, ip } => {
                 self.neighbours.remove(&(*vni, *ip));
             }
+            Op::Fabric(step) => self.fabric.apply(step),
             _ => self.apply_inside(op),
         }
     }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Vni};
 
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
+use crate::fabric::Step;
 use crate::guard::{self, Guard};
 use crate::model::{IfAddr, Key, NetnsRef, Place};
 use crate::rate::{Direction, HANDLE, Shape};
@@ -115,6 +116,8 @@ pub enum Op {
     GatewayDel { at: At, gateway: IpAddr },
     /// Tell the neighbourhood where addresses live now.
     Announce { at: At, mac: Mac, addresses: BTreeSet<IpAddr> },
+    /// A step of switching or routing.
+    Fabric(Step),
 }
 
 impl Op {
@@ -173,6 +176,7 @@ impl Op {
             | Op::GatewayAdd { at, .. }
             | Op::GatewayDel { at, .. }
             | Op::Announce { at, .. } => Key::Port(at.dev.clone()),
+            Op::Fabric(step) => Key::Fabric(step.thing()),
         }
     }
 }
@@ -210,7 +214,7 @@ impl fmt::Display for IpIn<'_> {
     }
 }
 
-fn on(flag: bool) -> &'static str {
+pub(crate) fn on(flag: bool) -> &'static str {
     if flag { "on" } else { "off" }
 }
 
@@ -414,6 +418,7 @@ impl fmt::Display for Op {
                 | Op::NeighDel { .. },
                 None,
             ) => self.fmt_entry(f),
+            (Op::Fabric(step), None) => step.fmt(f),
             _ => self.fmt_link(f),
         }
     }

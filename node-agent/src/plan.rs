@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Vni};
 
 use crate::dev::{Dev, PROTOCOL, network_alias, port_alias};
+use crate::fabric::diff::Around;
 use crate::model::{Desired, Key, Network, Place, Port};
 use crate::observed::{FdbKind, FdbPort, HostSide, Inside, Link, Observed, Peer, PortFlags, Vxlan};
 use crate::op::{At, FlagChange, Half, LinkChange, Op};
@@ -37,11 +38,12 @@ pub enum Scope {
 
 /// Order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+pub(crate) enum Phase {
     RemoveLinks,
     /// Before the ports that they guard.
     Guards,
     Bridges,
+    Routers,
     Tunnels,
     Ports,
     Entries,
@@ -78,6 +80,11 @@ pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
         }
         Scope::Keys(keys) => keys.clone(),
     };
+    if desired.fabric().mode().is_switch() {
+        planner.no_workloads();
+        planner.fabric(vtep, &keys, *scope == Scope::All);
+        return planner.finish();
+    }
     let networks: Vec<Vni> =
         keys.iter().map_while(|k| if let Key::Network(vni) = k { Some(*vni) } else { None }).collect();
     for vni in networks {
@@ -93,17 +100,16 @@ pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
         }
         planner.port(&dev);
     }
-    for key in keys {
-        match key {
-            Key::Network(_) | Key::Port(_) => {}
+    for key in &keys {
+        match *key {
+            Key::Network(_) | Key::Port(_) | Key::Fabric(_) => {}
             Key::Mac(vni, mac) => planner.mac(vni, mac),
             Key::Flood(vni, vtep) => planner.flood(vni, vtep),
             Key::Neigh(vni, ip) => planner.neighbour(vni, ip),
         }
     }
-    let Planner { mut ops, problems, .. } = planner;
-    ops.sort_by_key(|(phase, _)| *phase);
-    Plan { ops: ops.into_iter().map(|(_, op)| op).collect(), problems }
+    planner.fabric(vtep, &keys, *scope == Scope::All);
+    planner.finish()
 }
 
 struct Planner<'a> {
@@ -122,6 +128,39 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn push(&mut self, phase: Phase, op: Op) {
         self.ops.push((phase, op));
+    }
+
+    fn finish(self) -> Plan {
+        let Planner { mut ops, problems, .. } = self;
+        ops.sort_by_key(|(phase, _)| *phase);
+        Plan { ops: ops.into_iter().map(|(_, op)| op).collect(), problems }
+    }
+
+    /// A switch has no workloads of its own: what an earlier life as a host left goes.
+    fn no_workloads(&mut self) {
+        let ports = self.observed.ports.keys().cloned();
+        let bridges = self.observed.bridges.keys().map(|&vni| Dev::bridge(vni));
+        for dev in ports.chain(bridges).collect::<Vec<_>>() {
+            self.remove(&dev);
+        }
+        for id in self.desired.ports().keys() {
+            let why = "this node is a switch and attaches no workloads: bind the port to a host behind it";
+            self.problems.insert(Key::Port(Dev::port(id)), why.to_owned());
+        }
+    }
+
+    /// Switching and routing.
+    fn fabric(&mut self, vtep: IpAddr, keys: &BTreeSet<Key>, all: bool) {
+        let foreign = |vni: Vni| self.observed.foreign_vxlans.get(&(vni.get(), VXLAN_PORT)).cloned();
+        let bridge = |vni: Vni| self.new_bridges.contains(&vni) || self.observed.bridges.contains_key(&vni);
+        let around = Around { foreign_vxlan: &foreign, has_bridge: &bridge };
+        let made = self.new_bridges.iter().map(|&vni| Dev::bridge(vni));
+        let lost: BTreeSet<Dev> = made.chain(self.removed.iter().cloned()).collect();
+        let scope = if all { None } else { Some(keys) };
+        let (steps, problems) =
+            crate::fabric::plan::plan(self.desired, &self.observed.fabric, vtep, scope, &lost, &around);
+        self.ops.extend(steps.into_iter().map(|(phase, step)| (phase, Op::Fabric(step))));
+        self.problems.extend(problems.into_iter().map(|(thing, why)| (Key::Fabric(thing), why)));
     }
 
     /// What keeps a network from being on this node.
@@ -160,7 +199,7 @@ impl Planner<'_> {
 
     fn bridge(&mut self, vni: Vni, network: &Network) {
         let dev = Dev::bridge(vni);
-        let (mac, mtu) = (network.bridge_mac, network.mtu);
+        let (mac, mtu) = (network.own_mac(), network.mtu);
         let found = self.observed.bridges.get(&vni);
         if found.is_none() {
             self.push(Phase::Bridges, Op::BridgeAdd { vni, mac, mtu });
@@ -483,7 +522,7 @@ impl Planner<'_> {
 }
 
 /// What differs in the attributes that all our links have; alias and `up` are the caller's.
-fn link_change(link: &Link, mtu: u32, master: Option<Dev>) -> LinkChange {
+pub(crate) fn link_change(link: &Link, mtu: u32, master: Option<Dev>) -> LinkChange {
     LinkChange {
         mtu: (link.mtu != mtu).then_some(mtu),
         group: !link.grouped,

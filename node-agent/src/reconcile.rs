@@ -195,7 +195,7 @@ impl<D: Dataplane> Reconciler<D> {
     fn has_compared_ports(&self) -> bool {
         let open = match &self.dirty {
             Scope::All => true,
-            Scope::Keys(keys) => keys.iter().any(|k| matches!(k, Key::Network(_) | Key::Port(_))),
+            Scope::Keys(keys) => keys.iter().any(Key::is_structure),
         };
         self.observed.is_some() && !open
     }
@@ -345,7 +345,7 @@ impl<D: Dataplane> Reconciler<D> {
                 if let Some(observed) = &mut self.observed {
                     observed.apply(op);
                 }
-                if matches!(key, Key::Network(_) | Key::Port(_)) {
+                if key.is_structure() {
                     worked.touched.insert(key);
                 }
             }
@@ -369,7 +369,7 @@ impl<D: Dataplane> Reconciler<D> {
         let touched: BTreeSet<Key> = worked.touched.difference(&worked.failed).cloned().collect();
         let mut again: BTreeSet<Key> = worked.touched;
         again.extend(worked.failed.iter().cloned());
-        let again = again.into_iter().filter(|k| matches!(k, Key::Network(_) | Key::Port(_))).collect();
+        let again = again.into_iter().filter(Key::is_structure).collect();
         self.refresh(&again);
         let Some(observed) = &self.observed else { return };
         if touched.is_empty() {
@@ -384,7 +384,7 @@ impl<D: Dataplane> Reconciler<D> {
         }
         for op in &left.ops {
             let key = op.key();
-            let network_failed = network_of(&key).is_some_and(|n| worked.failed.contains(&n));
+            let network_failed = key.base().is_some_and(|n| worked.failed.contains(&n));
             if worked.failed.contains(&key) || network_failed || self.retries.is_waiting(&key) {
                 continue;
             }
@@ -427,16 +427,16 @@ fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
     let mut first: Option<Key> = None;
     while let Some((op, behind)) = rest.split_first() {
         let key = op.key();
-        let single = matches!(key, Key::Network(_) | Key::Port(_));
+        let single = key.is_structure();
         match &first {
-            Some(head) if (single || matches!(head, Key::Network(_) | Key::Port(_))) && *head != key => break,
+            Some(head) if (single || head.is_structure()) && *head != key => break,
             // Steps inside one namespace go together; on the host one by one.
             Some(_) if single && op.inside().is_none() => break,
             _ => {}
         }
         let host_step = single && op.inside().is_none();
         *rest = behind;
-        if failed.contains(&key) || network_of(&key).is_some_and(|n| failed.contains(&n)) {
+        if failed.contains(&key) || key.base().is_some_and(|n| failed.contains(&n)) {
             continue;
         }
         taken.push(op.clone());
@@ -451,13 +451,6 @@ fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
 fn unreachable(observed: &Observed, key: &Key) -> bool {
     let Key::Port(dev) = key else { return false };
     matches!(observed.insides.get(dev), Some(Inside::Unreachable(_)))
-}
-
-fn network_of(key: &Key) -> Option<Key> {
-    match key {
-        Key::Mac(vni, _) | Key::Flood(vni, _) | Key::Neigh(vni, _) => Some(Key::Network(*vni)),
-        Key::Network(_) | Key::Port(_) => None,
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,13 @@ impl Kernel {
                 rest = later;
                 continue;
             }
+            let fabric = rest.iter().take_while(|op| matches!(op, Op::Fabric(_))).count();
+            if fabric > 0 {
+                let (now, later) = rest.split_at(fabric);
+                results.extend(self.apply_fabric(now));
+                rest = later;
+                continue;
+            }
             let same = |op: &&Op| match (entry(first), first.inside()) {
                 (true, _) => entry(op),
                 (false, Some(at)) => op.inside() == Some(at) && !matches!(op, Op::Announce { .. }),
@@ -185,7 +192,7 @@ fn is_deletion(op: &Op) -> bool {
 }
 
 /// /proc/sys/net follows the thread's namespace. Without IPv6 there is no such file, and nothing to switch off.
-fn ignore_ra(dev: &Dev) -> Result<(), OpError> {
+pub(super) fn ignore_ra(dev: &Dev) -> Result<(), OpError> {
     let name = format!("net/ipv6/conf/{dev}/accept_ra");
     match std::fs::write(format!("/proc/sys/{name}"), "0") {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(OpError::Sysctl { name, source }),

@@ -49,6 +49,7 @@ impl Dataplane for Kernel {
         let mut rates = false;
         for message in messages {
             rates |= self.stirs_rates(&message);
+            self.hear_fabric(&message, observed, &mut heard);
             self.take_event(message, observed, &mut heard, &mut touched);
         }
         rates |= touched.iter().any(|dev| dev.role() == Some(Role::Shaper));
@@ -81,6 +82,7 @@ impl Dataplane for Kernel {
             heard.keys.extend(changed.into_iter().map(Key::Port));
             observed.guards = found;
         }
+        self.settle_fabric(desired, observed, &mut heard)?;
         for dev in self.stirred.take() {
             self.refresh_inside(&dev, desired, observed)?;
             heard.keys.insert(Key::Port(dev));

@@ -50,6 +50,7 @@ impl Kernel {
         }
         self.observe_rates(&mut observed)?;
         observed.guards = crate::guard::nft::read();
+        self.observe_fabric(desired, &mut observed)?;
         let wanted: BTreeSet<Dev> = desired.ports().keys().map(Dev::port).collect();
         self.watches.retain(|dev, _| wanted.contains(dev));
         for dev in wanted {
@@ -164,12 +165,15 @@ impl Kernel {
             _ => false,
         };
         let limited = keys.iter().any(limited);
+        let mut fabric = false;
         for key in keys {
             match key {
                 Key::Network(vni) => {
                     self.refresh_dev(&Dev::bridge(*vni), observed)?;
                     self.refresh_dev(&Dev::vxlan(*vni), observed)?;
+                    fabric = true;
                 }
+                Key::Fabric(_) => fabric = true,
                 Key::Port(dev) => {
                     self.refresh_dev(dev, observed)?;
                     if limited {
@@ -179,6 +183,9 @@ impl Kernel {
                 }
                 _ => {}
             }
+        }
+        if fabric {
+            self.refresh_fabric(desired, observed)?;
         }
         if limited { self.observe_rates(observed) } else { Ok(()) }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{AddrParseError, IpAddr};
 use std::path::{Component, Path};
 
-use causeway_proto::{Mac, MacError, NameError, NetworkKey, NumberError, Vni, v1};
+use causeway_proto::{Mac, MacError, NameError, NetworkKey, NumberError, VlanId, Vni, v1};
 
 use super::{IfAddr, NetnsRef, Network, Port, Rate, Remote};
 use crate::dev::Dev;
@@ -15,6 +15,9 @@ pub enum ItemError {
     /// Not a VNI.
     #[error("vni: {0}")]
     Vni(#[from] NumberError),
+    /// Not a VLAN id, or not a VNI elsewhere.
+    #[error("{0}: {1}")]
+    Number(&'static str, NumberError),
     /// Not a MAC.
     #[error("{0}: {1}")]
     Mac(&'static str, MacError),
@@ -71,9 +74,24 @@ pub enum ItemError {
         "interface: '{0}' is not an interface name (1 to 15 bytes without '/', ':' and spaces, and not lo)"
     )]
     Interface(String),
+    /// A value that this agent does not know.
+    #[error("{0}: {1} is not known to this agent; it may be older than the controller")]
+    Unknown(&'static str, String),
+    /// A name of the form that we give to our own devices.
+    #[error("interface: {0} is a name of Causeway's own devices")]
+    OwnName(String),
+    /// A routing table that is not ours to fill.
+    #[error("table: {0} cannot be used: 254 for the VRF default, 1000 and more for others")]
+    Table(u32),
+    /// Not a prefix.
+    #[error("{0}: '{1}' is not a prefix (ADDRESS/LENGTH without host bits)")]
+    Prefix(&'static str, String),
+    /// A route that leads nowhere.
+    #[error("next_hops: a route needs at least one")]
+    NoNextHop,
 }
 
-fn address(field: &'static str, text: &str) -> Result<IpAddr, ItemError> {
+pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, ItemError> {
     let ip: IpAddr = text.parse().map_err(|e| ItemError::Address(field, short(text), e))?;
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::V4(std::net::Ipv4Addr::BROADCAST) {
         return Err(ItemError::Unusable(field, ip));
@@ -81,11 +99,11 @@ fn address(field: &'static str, text: &str) -> Result<IpAddr, ItemError> {
     Ok(ip)
 }
 
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-fn mac(field: &'static str, text: &str) -> Result<Mac, ItemError> {
+pub(super) fn mac(field: &'static str, text: &str) -> Result<Mac, ItemError> {
     let mac: Mac = text.parse().map_err(|e| ItemError::Mac(field, e))?;
     if mac.is_unicast() { Ok(mac) } else { Err(ItemError::NotUnicast(field, mac)) }
 }
@@ -100,7 +118,7 @@ pub(super) fn vtep(text: &str) -> Result<IpAddr, ItemError> {
     address("vtep", text)
 }
 
-fn other_vtep(text: &str, ours: Option<IpAddr>) -> Result<IpAddr, ItemError> {
+pub(super) fn other_vtep(text: &str, ours: Option<IpAddr>) -> Result<IpAddr, ItemError> {
     let theirs = vtep(text)?;
     match ours {
         Some(ours) if ours == theirs => Err(ItemError::OwnVtep(theirs)),
@@ -116,7 +134,17 @@ pub(super) fn network(network: &v1::NodeNetwork) -> Result<(Vni, Network), ItemE
         network: network.network.parse().map_err(|e| ItemError::Name("network", e))?,
     };
     let bridge_mac = mac("bridge_mac", &network.bridge_mac)?;
-    Ok((vni, Network { name, mtu: mtu(network.mtu, false)?, bridge_mac }))
+    let vlan = match network.vlan {
+        0 => None,
+        vlan => Some(VlanId::try_from(vlan).map_err(|e| ItemError::Number("vlan", e))?),
+    };
+    let gateways = network.gateways.iter().map(|a| if_addr(a)).collect::<Result<BTreeSet<_>, _>>()?;
+    let gateway_mac = match gateways.is_empty() {
+        true => None,
+        false => Some(mac("gateway_mac", &network.gateway_mac)?),
+    };
+    let mtu = mtu(network.mtu, gateways.iter().any(|a| a.ip.is_ipv6()))?;
+    Ok((vni, Network { name, mtu, bridge_mac, vlan, gateways, gateway_mac }))
 }
 
 pub(super) fn port(port: &v1::NodePort) -> Result<Port, ItemError> {
@@ -150,7 +178,7 @@ fn rate(rate: Option<&v1::RateLimit>) -> Result<Rate, ItemError> {
     Ok(Rate { in_kbit, out_kbit })
 }
 
-fn if_addr(text: &str) -> Result<IfAddr, ItemError> {
+pub(super) fn if_addr(text: &str) -> Result<IfAddr, ItemError> {
     let bad = || ItemError::IfAddr(short(text));
     let (ip, length) = text.split_once('/').ok_or_else(bad)?;
     let ip = address("addresses", ip)?;
@@ -195,7 +223,7 @@ fn netns(text: &str) -> Result<NetnsRef, ItemError> {
 }
 
 /// The kernel's rule (`dev_valid_name`), and `lo`, which every namespace has.
-fn interface(name: &str) -> Result<Dev, ItemError> {
+pub(super) fn interface(name: &str) -> Result<Dev, ItemError> {
     let allowed = |c: char| !c.is_whitespace() && !c.is_control() && c != '/' && c != ':' && c != '%';
     let fine = (1..=15).contains(&name.len()) && name.chars().all(allowed);
     if fine && !["lo", ".", "..", "all", "default"].contains(&name) {

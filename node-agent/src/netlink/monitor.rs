@@ -39,9 +39,10 @@ impl AsRawFd for Monitor {
 }
 
 impl Monitor {
-    /// Links, FDB entries, neighbours and qdiscs of the host. FDB events arrive in the neighbour group.
+    /// Links, FDB entries, neighbours, qdiscs, addresses and routes of the host. FDB events arrive in the neighbour group.
     pub(crate) fn of_host() -> io::Result<Self> {
-        let monitor = Monitor::open(&[LINK, NEIGH, TC, IPV4_IFADDR, IPV6_IFADDR])?;
+        let groups = [LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE];
+        let monitor = Monitor::open(&groups)?;
         grow_receive_buffer(&monitor.socket, HOST_BUFFER);
         Ok(monitor)
     }

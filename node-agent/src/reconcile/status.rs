@@ -65,7 +65,10 @@ impl Statuses {
                     Key::Port(dev) => desired.port_at(dev).map(|p| Key::Mac(p.vni, p.mac)),
                     _ => None,
                 });
-                let keys: BTreeSet<Key> = macs.chain(keys.iter().cloned()).collect();
+                // A device of switching or routing is compared with all that is on it.
+                let whole = keys.iter().any(|k| matches!(k, Key::Fabric(t) if t.is_structure()));
+                let fabric = self.problems.keys().filter(|k| whole && matches!(k, Key::Fabric(_)));
+                let keys: BTreeSet<Key> = macs.chain(keys.iter().cloned()).chain(fabric.cloned()).collect();
                 let mut old = BTreeMap::new();
                 for key in keys {
                     if let Some((key, problem)) = self.problems.remove_entry(&key) {
@@ -187,5 +190,6 @@ fn subject(desired: &Desired, key: &Key) -> String {
         Key::Mac(vni, mac) => format!("MAC {mac} of VNI {vni}"),
         Key::Flood(vni, vtep) => format!("flood target {vtep} of VNI {vni}"),
         Key::Neigh(vni, ip) => format!("neighbour {ip} of VNI {vni}"),
+        Key::Fabric(thing) => thing.to_string(),
     }
 }

@@ -1,0 +1,467 @@
+//! What of switching and routing shall be, derived from the desired state.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr};
+
+use causeway_proto::{Mac, Name, Prefix, VlanId, Vni};
+
+use super::{LinkKind, LinkObject, Object, RouterObject, Seat, Thing, hop_addresses, mapped};
+use crate::dev::{Dev, PROTOCOL, network_alias, switch_alias, vrf_alias};
+use crate::model::fabric::Vrf;
+use crate::model::{Desired, IfAddr, Mode, Network, Place};
+use crate::observed::{FdbKind, Link, Neighbour, PortFlags, TunnelEntry};
+use crate::plan::VXLAN_PORT;
+
+/// Bytes that VXLAN adds: Ethernet 14, VXLAN 8, UDP 8, and IPv4 20 or IPv6 40.
+fn overhead(vtep: IpAddr) -> u32 {
+    if vtep.is_ipv4() { 50 } else { 70 }
+}
+
+/// Looks into the desired state; made once for a comparison.
+pub(crate) struct Wanted<'a> {
+    desired: &'a Desired,
+    vtep: IpAddr,
+    /// Networks that this switch bridges, and their VLANs; empty on a host.
+    vlans: BTreeMap<Vni, VlanId>,
+    by_vlan: BTreeMap<VlanId, Vni>,
+    by_table: BTreeMap<u32, &'a Name>,
+    by_l3: BTreeMap<Vni, &'a Name>,
+    /// Things that cannot be, and why.
+    pub(crate) problems: BTreeMap<Thing, String>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn new(desired: &'a Desired, vtep: IpAddr) -> Self {
+        let mut wanted = Wanted {
+            desired,
+            vtep,
+            vlans: BTreeMap::new(),
+            by_vlan: BTreeMap::new(),
+            by_table: BTreeMap::new(),
+            by_l3: BTreeMap::new(),
+            problems: BTreeMap::new(),
+        };
+        wanted.number_vrfs();
+        if wanted.mode().is_switch() {
+            wanted.number_vlans();
+        }
+        for (&vni, network) in desired.networks() {
+            if !network.gateways.is_empty() && wanted.vrf_of(network).is_none() {
+                let text = format!(
+                    "network {} has gateways, but its VRF {} is not on this node",
+                    network.name, network.name.vrf
+                );
+                wanted.problems.insert(Thing::Router(wanted.gateway_dev(vni)), text);
+            }
+        }
+        wanted
+    }
+
+    fn mode(&self) -> Mode {
+        self.desired.fabric().mode()
+    }
+
+    fn number_vrfs(&mut self) {
+        for (name, vrf) in self.desired.fabric().vrfs() {
+            if let Some(other) = self.by_table.get(&vrf.number()) {
+                let text = format!("VRF {name}: its table {} is that of VRF {other}", vrf.number());
+                self.problems.insert(Thing::Link(Dev::vrf(vrf.number())), text);
+                continue;
+            }
+            self.by_table.insert(vrf.number(), name);
+            let Some(l3) = vrf.l3 else { continue };
+            let taken = self.by_l3.get(&l3.vni).map(|other| format!("of VRF {other}"));
+            let taken = taken.or_else(|| {
+                self.desired.networks().get(&l3.vni).map(|network| format!("of network {}", network.name))
+            });
+            match taken {
+                Some(owner) => {
+                    let text = format!("VRF {name}: its L3 VNI {} is that {owner}", l3.vni);
+                    self.problems.insert(Thing::Link(Dev::transit(l3.vni)), text);
+                }
+                None => {
+                    self.by_l3.insert(l3.vni, name);
+                }
+            }
+        }
+    }
+
+    fn number_vlans(&mut self) {
+        for (&vni, network) in self.desired.networks() {
+            let text = match network.vlan {
+                None => format!("network {} has no VLAN: a switch needs one", network.name),
+                Some(vlan) => match self.by_vlan.get(&vlan).and_then(|v| self.desired.networks().get(v)) {
+                    None => {
+                        self.by_vlan.insert(vlan, vni);
+                        self.vlans.insert(vni, vlan);
+                        continue;
+                    }
+                    Some(other) => {
+                        format!("network {}: VLAN {vlan} is that of network {}", network.name, other.name)
+                    }
+                },
+            };
+            self.problems.insert(Thing::Link(Dev::vxlan(vni)), text);
+        }
+        for ((vni, mac), local) in self.desired.fabric().locals() {
+            let known = self.desired.fabric().switch_ports().contains_key(&local.interface);
+            if let (Some(vlan), false) = (self.vlans.get(vni), known) {
+                let text = format!("MAC {mac}: {} is no port of this switch", local.interface);
+                self.problems.insert(Thing::Fdb(Dev::switch(), Some(*vlan), *mac), text);
+            }
+        }
+    }
+
+    fn vrf_of(&self, network: &Network) -> Option<&'a Vrf> {
+        const MAIN: &Vrf = &Vrf { l3: None, table: None };
+        let name = &network.name.vrf;
+        let found = self.desired.fabric().vrfs().get(name);
+        found.or_else(|| (*name == Name::default_vrf()).then_some(MAIN))
+    }
+
+    /// The device that has a network's gateways and neighbours.
+    fn gateway_dev(&self, vni: Vni) -> Dev {
+        if self.mode().is_switch() { Dev::svi(vni) } else { Dev::bridge(vni) }
+    }
+
+    /// True if entries are ours to set: not where the switch's own daemon sets them.
+    pub(crate) fn sets_entries(&self) -> bool {
+        self.mode() != Mode::TorEvpn
+    }
+
+    /// Networks that are here: on a switch those with a VLAN.
+    fn networks(&self) -> impl Iterator<Item = (Vni, &'a Network)> {
+        let switch = self.mode().is_switch();
+        let networks = self.desired.networks().iter().map(|(&vni, network)| (vni, network));
+        networks.filter(move |(vni, _)| !switch || self.vlans.contains_key(vni))
+    }
+
+    /// All that shall be.
+    pub(crate) fn things(&self) -> BTreeMap<Thing, Object> {
+        let mut keys = BTreeSet::new();
+        self.structure_keys(&mut keys);
+        if self.sets_entries() {
+            self.entry_keys(&mut keys);
+        }
+        keys.into_iter().filter_map(|thing| self.thing(&thing).map(|object| (thing, object))).collect()
+    }
+
+    fn structure_keys(&self, keys: &mut BTreeSet<Thing>) {
+        if self.mode() == Mode::Host {
+            return;
+        }
+        for (&table, name) in &self.by_table {
+            let Some(vrf) = self.desired.fabric().vrfs().get(*name) else { continue };
+            if vrf.table.is_some() {
+                keys.extend([Thing::Link(Dev::vrf(table)), Thing::Router(Dev::vrf(table))]);
+                keys.extend([Thing::Barrier(table, false), Thing::Barrier(table, true)]);
+            }
+        }
+        for &vni in self.by_l3.keys() {
+            let router = Dev::router(vni);
+            keys.extend([Thing::Link(router.clone()), Thing::Link(Dev::transit(vni)), Thing::Router(router)]);
+        }
+        for (vni, network) in self.networks() {
+            let dev = self.gateway_dev(vni);
+            if !network.gateways.is_empty() {
+                keys.insert(Thing::Router(dev.clone()));
+                keys.extend(gateways(network).into_iter().map(|a| Thing::Address(dev.clone(), a)));
+            }
+        }
+        if !self.mode().is_switch() {
+            return;
+        }
+        keys.insert(Thing::Link(Dev::switch()));
+        for (&vni, &vlan) in &self.vlans {
+            keys.extend([Thing::Link(Dev::vxlan(vni)), Thing::Link(Dev::svi(vni))]);
+            keys.extend([Thing::Vlan(Dev::vxlan(vni), vlan), Thing::Vlan(Dev::switch(), vlan)]);
+            if let Some(mac) = self.desired.networks().get(&vni).and_then(|n| n.gateway_mac) {
+                keys.insert(Thing::Fdb(Dev::switch(), Some(vlan), mac));
+            }
+        }
+        for (dev, port) in self.desired.fabric().switch_ports() {
+            keys.insert(Thing::Member(dev.clone()));
+            keys.extend(port.untagged.iter().chain(&port.tagged).map(|&v| Thing::Vlan(dev.clone(), v)));
+        }
+    }
+
+    fn entry_keys(&self, keys: &mut BTreeSet<Thing>) {
+        let fabric = self.desired.fabric();
+        for (&(vni, mac), _) in self.desired.remotes() {
+            keys.extend(self.of_mac(vni, mac));
+        }
+        for &(vni, mac) in fabric.locals().keys() {
+            keys.extend(self.of_mac(vni, mac));
+        }
+        for (vni, vtep) in self.desired.floods() {
+            keys.extend(self.of_flood(vni, vtep));
+        }
+        for (vni, ip) in self.desired.neighbour_addresses() {
+            keys.extend(self.of_neighbour(vni, ip));
+        }
+        for (&vni, _) in &self.vlans {
+            keys.extend(fabric.neighbours_of(vni).map(|ip| Thing::Neighbour(Dev::svi(vni), ip)));
+        }
+        for (vrf, prefix) in fabric.routes().keys() {
+            keys.extend(fabric.vrfs().get(vrf).map(|v| Thing::Route(v.number(), *prefix)));
+        }
+        for (vrf, vtep, mac) in fabric.hops() {
+            let Some(l3) = fabric.vrfs().get(vrf).and_then(|v| v.l3) else { continue };
+            let router = Dev::router(l3.vni);
+            keys.insert(Thing::Tunnel(Dev::transit(l3.vni), mac));
+            keys.insert(Thing::Fdb(router.clone(), None, mac));
+            keys.extend(hop_addresses(vtep).map(|ip| Thing::Neighbour(router.clone(), ip)));
+        }
+    }
+
+    /// Where a MAC shows on a switch.
+    pub(crate) fn of_mac(&self, vni: Vni, mac: Mac) -> impl Iterator<Item = Thing> {
+        let vlan = self.vlans.get(&vni).copied();
+        let fdb = vlan.map(|v| Thing::Fdb(Dev::switch(), Some(v), mac));
+        vlan.map(|_| Thing::Tunnel(Dev::vxlan(vni), mac)).into_iter().chain(fdb)
+    }
+
+    /// Where a flood target shows on a switch.
+    pub(crate) fn of_flood(&self, vni: Vni, vtep: IpAddr) -> Option<Thing> {
+        self.vlans.contains_key(&vni).then(|| Thing::Flood(Dev::vxlan(vni), vtep))
+    }
+
+    /// Where a neighbour shows on a switch.
+    pub(crate) fn of_neighbour(&self, vni: Vni, ip: IpAddr) -> Option<Thing> {
+        self.vlans.contains_key(&vni).then(|| Thing::Neighbour(Dev::svi(vni), ip))
+    }
+
+    /// What a thing shall be; `None`: not at all.
+    pub(crate) fn thing(&self, thing: &Thing) -> Option<Object> {
+        if self.problems.contains_key(thing) {
+            return None;
+        }
+        match thing {
+            Thing::Link(dev) => self.link(dev).map(Object::Link),
+            Thing::Member(dev) => {
+                self.desired.fabric().switch_ports().get(dev)?;
+                let flags = PortFlags { learning: true, neigh_suppress: false, forward_gratuitous: None };
+                Some(Object::Member { flags, up: true })
+            }
+            Thing::Vlan(dev, vlan) => self.vlan(dev, *vlan),
+            Thing::Router(dev) => self.router(dev).map(Object::Router),
+            Thing::Barrier(..) => Some(Object::Barrier),
+            Thing::Address(..) => Some(Object::Address { ours: true }),
+            Thing::Flood(dev, vtep) => {
+                let vni = self.bridged(dev)?;
+                self.desired.floods_to(vni, *vtep).then_some(Object::Flood)
+            }
+            Thing::Tunnel(dev, mac) => self
+                .tunnel(dev, *mac)
+                .map(|vtep| Object::Tunnel(TunnelEntry { vtep: Some(vtep), lasting: true })),
+            Thing::Fdb(dev, vlan, mac) => self.seat(dev, *vlan, *mac).map(Object::Fdb),
+            Thing::Neighbour(dev, ip) => {
+                let mac = self.neighbour(dev, *ip)?;
+                Some(Object::Neighbour(Neighbour { mac: Some(mac), lasting: true, protocol: PROTOCOL }))
+            }
+            Thing::Route(table, prefix) => self.route(*table, *prefix).map(Object::Route),
+        }
+    }
+
+    /// The network of a VXLAN device of the switch.
+    fn bridged(&self, dev: &Dev) -> Option<Vni> {
+        let Some(crate::dev::Role::Vxlan(vni)) = dev.role() else { return None };
+        self.vlans.contains_key(&vni).then_some(vni)
+    }
+
+    fn link(&self, dev: &Dev) -> Option<LinkObject> {
+        use crate::dev::FabricRole;
+        let made = |kind, mtu, mac, alias, master: Option<Dev>, flags| {
+            let link = Link { mtu, alias, grouped: true, up: true, addrgen_none: true, master };
+            LinkObject { kind, link, mac, accept_ra: false, flags }
+        };
+        let tunnel = |vni, mtu, alias, master, flags| {
+            let (local, port) = (Some(self.vtep), VXLAN_PORT);
+            let kind = LinkKind::Vxlan { vni, local, port, learning: false };
+            made(kind, mtu, None, alias, Some(master), Some(flags))
+        };
+        if let Some(vni) = self.bridged(dev) {
+            let network = self.desired.networks().get(&vni)?;
+            // Suppression answers for what is known; what is not floods, gratuitous announcements too where the kernel
+            // can be told so.
+            let flags = PortFlags { learning: false, neigh_suppress: true, forward_gratuitous: Some(true) };
+            let alias = network_alias(&network.name.to_string());
+            return Some(tunnel(vni, network.mtu, alias, Dev::switch(), flags));
+        }
+        match dev.fabric_role()? {
+            FabricRole::Switch => {
+                let mtu = self.networks().map(|(_, n)| n.mtu).max().unwrap_or(1500);
+                let alias = switch_alias(self.desired.node());
+                Some(made(LinkKind::Switch, mtu, Some(self.switch_mac()), alias, None, None))
+            }
+            FabricRole::Svi(vni) => {
+                let vlan = *self.vlans.get(&vni)?;
+                let network = self.desired.networks().get(&vni)?;
+                // Another MAC than the bridge's makes the bridge pass every frame up: only where it must be.
+                let mac = network.gateway_mac.unwrap_or_else(|| self.switch_mac());
+                let alias = network_alias(&network.name.to_string());
+                Some(made(LinkKind::Vlan(vlan), network.mtu, Some(mac), alias, None, None))
+            }
+            FabricRole::Router(vni) => {
+                let name = self.by_l3.get(&vni)?;
+                let l3 = self.desired.fabric().vrfs().get(*name)?.l3?;
+                let alias = vrf_alias(name.as_str());
+                Some(made(LinkKind::Bridge, self.l3_mtu(name), Some(l3.router_mac), alias, None, None))
+            }
+            FabricRole::Transit(vni) => {
+                let name = self.by_l3.get(&vni)?;
+                let flags = PortFlags { learning: false, neigh_suppress: false, forward_gratuitous: None };
+                Some(tunnel(vni, self.l3_mtu(name), vrf_alias(name.as_str()), Dev::router(vni), flags))
+            }
+            FabricRole::Vrf(table) => {
+                let name = self.by_table.get(&table)?;
+                Some(made(LinkKind::Vrf(table), 0, None, vrf_alias(name.as_str()), None, None))
+            }
+        }
+    }
+
+    /// The MAC of most SVIs, so that they need none of their own; without gateways one that only this switch has.
+    fn switch_mac(&self) -> Mac {
+        let gateways = self.networks().filter_map(|(_, n)| n.gateway_mac).min();
+        gateways.unwrap_or_else(|| Mac::from_ip(self.vtep, 0))
+    }
+
+    /// What fits the underlay; if that is not said, what the domain's networks have.
+    fn l3_mtu(&self, vrf: &Name) -> u32 {
+        let networks = self.desired.networks().values().filter(|n| n.name.vrf == *vrf).map(|n| n.mtu).max();
+        let underlay = self.desired.underlay_mtu().checked_sub(overhead(self.vtep)).filter(|m| *m >= 1280);
+        underlay.or(networks).unwrap_or(1450)
+    }
+
+    fn vlan(&self, dev: &Dev, vlan: VlanId) -> Option<Object> {
+        let tagged = Object::Vlan { pvid: false, untagged: false };
+        let untagged = Object::Vlan { pvid: true, untagged: true };
+        if *dev == Dev::switch() {
+            return self.by_vlan.contains_key(&vlan).then_some(tagged);
+        }
+        if let Some(vni) = self.bridged(dev) {
+            return (self.vlans.get(&vni) == Some(&vlan)).then_some(untagged);
+        }
+        let port = self.desired.fabric().switch_ports().get(dev)?;
+        if port.untagged == Some(vlan) {
+            return Some(untagged);
+        }
+        port.tagged.contains(&vlan).then_some(tagged)
+    }
+
+    fn router(&self, dev: &Dev) -> Option<RouterObject> {
+        use crate::dev::{FabricRole, Role};
+        let vrf = match (dev.role(), dev.fabric_role()) {
+            (Some(Role::Bridge(vni)), _) | (_, Some(FabricRole::Svi(vni))) => {
+                let network = self.desired.networks().get(&vni).filter(|n| !n.gateways.is_empty())?;
+                self.vrf_of(network)?.table
+            }
+            (_, Some(FabricRole::Router(vni))) => {
+                self.desired.fabric().vrfs().get(*self.by_l3.get(&vni)?)?.table
+            }
+            (_, Some(FabricRole::Vrf(_))) => None,
+            _ => return None,
+        };
+        Some(RouterObject { vrf: vrf.map(Dev::vrf), routes: true })
+    }
+
+    fn tunnel(&self, dev: &Dev, mac: Mac) -> Option<IpAddr> {
+        if let Some(vni) = self.bridged(dev) {
+            return match self.place(vni, mac)? {
+                Place::Remote(vtep) => Some(vtep),
+                Place::Local(_) => None,
+            };
+        }
+        let Some(crate::dev::FabricRole::Transit(vni)) = dev.fabric_role() else { return None };
+        let name = *self.by_l3.get(&vni)?;
+        self.desired.fabric().hops().find(|(vrf, _, m)| *vrf == name && *m == mac).map(|(_, vtep, _)| vtep)
+    }
+
+    /// Where frames to a MAC go on a switch. A workload here beats one elsewhere.
+    fn place(&self, vni: Vni, mac: Mac) -> Option<Place> {
+        self.vlans.get(&vni)?;
+        if let Some(local) = self.desired.fabric().locals().get(&(vni, mac)) {
+            return Some(Place::Local(local.interface.clone()));
+        }
+        self.desired.remotes().get(&(vni, mac)).map(|remote| Place::Remote(remote.vtep))
+    }
+
+    fn seat(&self, bridge: &Dev, vlan: Option<VlanId>, mac: Mac) -> Option<Seat> {
+        let Some(vlan) = vlan else {
+            let Some(crate::dev::FabricRole::Router(vni)) = bridge.fabric_role() else { return None };
+            self.tunnel(&Dev::transit(vni), mac)?;
+            return Some(Seat { port: Dev::transit(vni), kind: FdbKind::Extern, sticky: false });
+        };
+        let vni = *self.by_vlan.get(&vlan)?;
+        // What goes to the gateway is for this node and goes nowhere else.
+        if self.desired.networks().get(&vni)?.gateway_mac == Some(mac) {
+            return Some(Seat { port: Dev::switch(), kind: FdbKind::Local, sticky: false });
+        }
+        if !self.sets_entries() {
+            return None;
+        }
+        Some(match self.place(vni, mac)? {
+            Place::Local(port) => Seat { port, kind: FdbKind::Static, sticky: true },
+            Place::Remote(_) => Seat { port: Dev::vxlan(vni), kind: FdbKind::Extern, sticky: false },
+        })
+    }
+
+    fn neighbour(&self, dev: &Dev, ip: IpAddr) -> Option<Mac> {
+        use crate::dev::FabricRole;
+        match dev.fabric_role()? {
+            FabricRole::Svi(vni) => {
+                self.vlans.get(&vni)?;
+                self.desired.fabric().neighbour(vni, ip).or_else(|| self.desired.neighbour(vni, ip))
+            }
+            FabricRole::Router(vni) => {
+                let name = *self.by_l3.get(&vni)?;
+                let plain = match ip {
+                    IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(ip, IpAddr::V4),
+                    IpAddr::V4(_) => ip,
+                };
+                self.desired.fabric().router_mac(name, plain)
+            }
+            _ => None,
+        }
+    }
+
+    fn route(&self, table: u32, prefix: Prefix) -> Option<BTreeSet<(Dev, IpAddr)>> {
+        let name = *self.by_table.get(&table)?;
+        let l3 = self.desired.fabric().vrfs().get(name)?.l3?;
+        self.by_l3.get(&l3.vni).filter(|owner| **owner == name)?;
+        let hops = self.desired.fabric().routes().get(&(name.clone(), prefix))?;
+        let family = |vtep: IpAddr| match prefix.is_ipv4() {
+            true => vtep,
+            false => IpAddr::V6(mapped(vtep)),
+        };
+        Some(hops.keys().map(|&vtep| (Dev::router(l3.vni), family(vtep))).collect())
+    }
+
+    /// Why a route cannot be, if it cannot.
+    pub(crate) fn route_problem(&self, table: u32, prefix: Prefix) -> Option<String> {
+        let name = *self.by_table.get(&table)?;
+        let vrf = self.desired.fabric().vrfs().get(name)?;
+        let hops = self.desired.fabric().routes().get(&(name.clone(), prefix))?;
+        if vrf.l3.is_none() {
+            return Some(format!("route {prefix}: VRF {name} has no L3 VNI, so no other VTEP is reached"));
+        }
+        // In the main table it would take the tunnel's own packets.
+        let inside = hops.keys().find(|vtep| prefix.contains(**vtep)).filter(|_| vrf.table.is_none())?;
+        Some(format!("route {prefix} of VRF {name} contains its own next hop {inside}: give it another VRF"))
+    }
+}
+
+/// Gateway addresses; with IPv6 a link-local one too, without which the kernel asks nobody for neighbours.
+fn gateways(network: &Network) -> BTreeSet<IfAddr> {
+    let mut addresses = network.gateways.clone();
+    if let Some(mac) = network.gateway_mac
+        && addresses.iter().any(|a| a.ip.is_ipv6())
+    {
+        let [a, b, c, d, e, f] = mac.octets();
+        // RFC 4291, appendix A.
+        let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        let ip = Ipv6Addr::from((0xfe80_u128 << 112) | u128::from(u64::from_be_bytes(id)));
+        addresses.insert(IfAddr { ip: ip.into(), length: 64 });
+    }
+    addresses
+}
