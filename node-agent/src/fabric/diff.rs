@@ -51,6 +51,7 @@ pub(crate) fn diff(
             let mut keys: BTreeSet<Thing> = differ.seen.things.keys().cloned().collect();
             keys.extend(things.keys().cloned());
             keys.extend(wanted.problems.keys().cloned());
+            keys.extend(wanted.route_keys());
             for thing in &in_order(keys) {
                 differ.one(thing, things.get(thing).cloned());
             }
@@ -211,6 +212,7 @@ impl Differ<'_> {
                 learning: want.learning,
                 neigh_suppress: want.neigh_suppress,
                 forward_gratuitous: want.forward_gratuitous,
+                locked: None,
             };
             self.step(phase, Step::Flags { dev: dev.clone(), flags });
         }
@@ -251,8 +253,7 @@ impl Differ<'_> {
                 (PortFlags::default(), interface.up)
             }
         };
-        let want = PortFlags { learning: true, neigh_suppress: false, forward_gratuitous: None };
-        self.flags(Phase::Ports, dev, want, Some(flags));
+        self.flags(Phase::Ports, dev, PortFlags::default(), Some(flags));
         if !up {
             self.step(Phase::Ports, Step::Raise(dev.clone()));
         }

@@ -27,8 +27,11 @@ fn vrf(name: &str, l3_vni: u32, table: u32) -> v1::NodeVrf {
 }
 
 fn route(vrf: &str, prefix: &str, vteps: &[u8]) -> v1::NodeRoute {
-    let hop =
-        |n: &u8| v1::NextHop { vtep: format!("192.0.2.{n}"), router_mac: format!("02:cc:00:00:00:{n:02x}") };
+    let hop = |n: &u8| v1::NextHop {
+        vtep: format!("192.0.2.{n}"),
+        router_mac: format!("02:cc:00:00:00:{n:02x}"),
+        ..Default::default()
+    };
     v1::NodeRoute { vrf: vrf.into(), prefix: prefix.into(), next_hops: vteps.iter().map(hop).collect() }
 }
 

@@ -187,7 +187,7 @@ impl<'a> Wanted<'a> {
 
     fn entry_keys(&self, keys: &mut BTreeSet<Thing>) {
         let fabric = self.desired.fabric();
-        for (&(vni, mac), _) in self.desired.remotes() {
+        for &(vni, mac) in self.desired.remotes().keys() {
             keys.extend(self.of_mac(vni, mac));
         }
         for &(vni, mac) in fabric.locals().keys() {
@@ -199,12 +199,10 @@ impl<'a> Wanted<'a> {
         for (vni, ip) in self.desired.neighbour_addresses() {
             keys.extend(self.of_neighbour(vni, ip));
         }
-        for (&vni, _) in &self.vlans {
+        for &vni in self.vlans.keys() {
             keys.extend(fabric.neighbours_of(vni).map(|ip| Thing::Neighbour(Dev::svi(vni), ip)));
         }
-        for (vrf, prefix) in fabric.routes().keys() {
-            keys.extend(fabric.vrfs().get(vrf).map(|v| Thing::Route(v.number(), *prefix)));
-        }
+        keys.extend(self.route_keys());
         for (vrf, vtep, mac) in fabric.hops() {
             let Some(l3) = fabric.vrfs().get(vrf).and_then(|v| v.l3) else { continue };
             let router = Dev::router(l3.vni);
@@ -212,6 +210,16 @@ impl<'a> Wanted<'a> {
             keys.insert(Thing::Fdb(router.clone(), None, mac));
             keys.extend(hop_addresses(vtep).map(|ip| Thing::Neighbour(router.clone(), ip)));
         }
+    }
+
+    /// Routes that are asked for, also those that cannot be.
+    pub(crate) fn route_keys(&self) -> impl Iterator<Item = Thing> {
+        let fabric = self.desired.fabric();
+        let routes = fabric.routes().keys().filter(|_| self.sets_entries());
+        routes.filter_map(|(vrf, prefix)| {
+            let table = fabric.vrfs().get(vrf)?.number();
+            (*self.by_table.get(&table)? == vrf).then_some(Thing::Route(table, *prefix))
+        })
     }
 
     /// Where a MAC shows on a switch.
@@ -240,8 +248,7 @@ impl<'a> Wanted<'a> {
             Thing::Link(dev) => self.link(dev).map(Object::Link),
             Thing::Member(dev) => {
                 self.desired.fabric().switch_ports().get(dev)?;
-                let flags = PortFlags { learning: true, neigh_suppress: false, forward_gratuitous: None };
-                Some(Object::Member { flags, up: true })
+                Some(Object::Member { flags: PortFlags::default(), up: true })
             }
             Thing::Vlan(dev, vlan) => self.vlan(dev, *vlan),
             Thing::Router(dev) => self.router(dev).map(Object::Router),
@@ -284,7 +291,12 @@ impl<'a> Wanted<'a> {
             let network = self.desired.networks().get(&vni)?;
             // Suppression answers for what is known; what is not floods, gratuitous announcements too where the kernel
             // can be told so.
-            let flags = PortFlags { learning: false, neigh_suppress: true, forward_gratuitous: Some(true) };
+            let flags = PortFlags {
+                learning: false,
+                neigh_suppress: true,
+                forward_gratuitous: Some(true),
+                locked: false,
+            };
             let alias = network_alias(&network.name.to_string());
             return Some(tunnel(vni, network.mtu, alias, Dev::switch(), flags));
         }
@@ -310,7 +322,7 @@ impl<'a> Wanted<'a> {
             }
             FabricRole::Transit(vni) => {
                 let name = self.by_l3.get(&vni)?;
-                let flags = PortFlags { learning: false, neigh_suppress: false, forward_gratuitous: None };
+                let flags = PortFlags { learning: false, ..PortFlags::default() };
                 Some(tunnel(vni, self.l3_mtu(name), vrf_alias(name.as_str()), Dev::router(vni), flags))
             }
             FabricRole::Vrf(table) => {

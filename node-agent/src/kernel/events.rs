@@ -176,6 +176,7 @@ impl Kernel {
         observed.foreign_vxlans.retain(|_, owner| owner != name.as_str());
         if let Ok(Some(raw)) = self.get_link(name)
             && raw.kind == Kind::Vxlan
+            && !super::observe::is_transit(&raw)
         {
             observed.foreign_vxlans.insert((raw.vni, raw.port), name.to_string());
         }

@@ -143,7 +143,7 @@ impl Kernel {
                 let Ok(index) = self.fabric_index(dev) else { return Ok(()) };
                 self.fabric.forget(dev);
                 self.forget_index(dev);
-                return match self.send(message::del_link(index)) {
+                return match self.send_fabric(message::del_link(index)) {
                     Err(OpError::Netlink(error)) if error.is_missing() => Ok(()),
                     result => result,
                 };
@@ -153,7 +153,7 @@ impl Kernel {
                     LinkKind::Vlan(_) => Some(self.fabric_index(&Dev::switch())?),
                     _ => None,
                 };
-                let added = self.send(wire::make(dev, kind, *mac, *mtu, parent));
+                let added = self.send_fabric(wire::make(dev, kind, *mac, *mtu, parent));
                 if let Some(link) = self.get_link(dev)?.filter(parse::RawLink::is_marked) {
                     self.fabric.learn(dev, link.index);
                 }
@@ -182,10 +182,10 @@ impl Kernel {
             Step::Routing { dev, on } => return set_routing(dev, *on),
             entry @ (Step::Put(..) | Step::Take(..)) => self.fabric_request(entry)?,
         };
-        self.send((request, flags))
+        self.send_fabric((request, flags))
     }
 
-    fn send(&mut self, (request, flags): Request) -> Result<(), OpError> {
+    fn send_fabric(&mut self, (request, flags): Request) -> Result<(), OpError> {
         Ok(self.connection.request(request, flags)?)
     }
 
@@ -217,7 +217,7 @@ impl Kernel {
     ) -> Result<(), NetlinkError> {
         let before = self.fabric.indexes.clone();
         let mut fresh = self.read_structure(desired)?;
-        let stays = |dev: &Dev| before.get(dev).is_some() && before.get(dev) == self.fabric.indexes.get(dev);
+        let stays = |dev: &Dev| before.contains_key(dev) && before.get(dev) == self.fabric.indexes.get(dev);
         let old = std::mem::take(&mut observed.fabric.things);
         for (thing, object) in old {
             let entry =
@@ -370,9 +370,9 @@ impl Kernel {
     fn entry_thing(&self, message: &NeighbourMessage) -> Option<(Thing, Object)> {
         if let Some((raw, vlan)) = wire::entry(message) {
             let dev = self.fabric.names.get(&raw.index)?;
-            if raw.own && matches!(dev.role(), Some(Role::Vxlan(_)))
-                || raw.own && matches!(dev.fabric_role(), Some(FabricRole::Transit(_)))
-            {
+            let tunnel = matches!(dev.role(), Some(Role::Vxlan(_)))
+                || matches!(dev.fabric_role(), Some(FabricRole::Transit(_)));
+            if raw.own && tunnel {
                 if raw.mac.is_zero() {
                     return Some((Thing::Flood(dev.clone(), raw.vtep?), Object::Flood));
                 }

@@ -91,7 +91,7 @@ impl Kernel {
             if kind != Kind::Other {
                 observed.foreign.insert(raw.name.clone());
             }
-            if raw.kind == Kind::Vxlan {
+            if raw.kind == Kind::Vxlan && !is_transit(raw) {
                 observed.foreign_vxlans.insert((raw.vni, raw.port), raw.name.to_string());
             }
             return;
@@ -289,6 +289,11 @@ impl Kernel {
         }
         looked.map_err(|e| failed("read", io::Error::other(e.to_string())))
     }
+}
+
+/// The VXLAN device of an L3 VNI, which is ours and compared elsewhere.
+pub(super) fn is_transit(raw: &RawLink) -> bool {
+    raw.is_marked() && matches!(raw.name.fabric_role(), Some(crate::dev::FabricRole::Transit(_)))
 }
 
 fn watch(monitor: Monitor, dev: Dev, stirred: &Arc<Stirred>) -> io::Result<tokio::task::AbortHandle> {

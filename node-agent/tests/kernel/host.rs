@@ -97,6 +97,16 @@ impl Host {
         Ok(())
     }
 
+    /// Waits until a look by somebody else finds nothing to do.
+    pub(crate) async fn wait_settled(&self, state: &v1::NodeState) -> Result<()> {
+        let mut last = Ok(());
+        let settled = crate::netns::wait_for("settled", PATIENCE, || {
+            last = assert_settled(&self.look(state)?);
+            Ok(last.is_ok())
+        });
+        settled.await.map(|_| ()).or_else(|error| last.and(Err(error)))
+    }
+
     /// True if its tunnel ports can forward gratuitous announcements.
     pub(crate) fn forwards_gratuitous(&self) -> Result<bool> {
         let netns = self.netns.path();

@@ -7,4 +7,5 @@ mod host;
 mod netns;
 mod program;
 mod rate;
+mod routing;
 mod scale;

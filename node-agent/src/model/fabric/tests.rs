@@ -8,7 +8,8 @@ fn rejected(state: &v1::NodeState) -> Vec<String> {
 
 #[test]
 fn bad_items_say_what_is_wrong() {
-    let cases: [(fn(&mut v1::NodeState), &str); 13] = [
+    type Spoil = fn(&mut v1::NodeState);
+    let cases: [(Spoil, &str); 13] = [
         (|s| s.mode = 99, "state: mode: 99 is not known to this agent; it may be older than the controller"),
         (|s| s.networks[0].vlan = 4095, "network with VNI 10010: vlan: VLAN id 4095 is not in 1 to 4094"),
         (|s| s.networks[0].gateways[0] = "10.10.0.1".into(), "'10.10.0.1' is not ADDRESS/LENGTH"),
