@@ -1,6 +1,7 @@
 //! `causeway topology`: what needs no controller and no root.
 
 mod check;
+mod render;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use crate::output::Output;
 #[derive(Debug, Subcommand)]
 pub(crate) enum TopologyCommand {
     Check(check::CheckArgs),
+    Render(render::RenderArgs),
 }
 
 /// Which file.
@@ -39,5 +41,6 @@ impl FileArg {
 pub(crate) fn run(command: TopologyCommand, out: Output) -> Outcome {
     match command {
         TopologyCommand::Check(args) => check::run(&args, out),
+        TopologyCommand::Render(args) => render::run(&args, out),
     }
 }

@@ -47,7 +47,7 @@ pub fn address_plan(lab: &Lab, plan: &Plan) -> AddressPlan {
 }
 
 /// The topology file after inheritance and expansion, with binds and commands for the files that
-/// `causeway topology render --output` writes beside it: `configs/NODE/{frr.conf,setup.sh}`. containerlab deploys it.
+/// `causeway topology render --to DIR` writes beside it: `configs/NODE/{frr.conf,setup.sh}`. containerlab deploys it.
 pub fn clab(lab: &Lab, plan: &Plan) -> String {
     clab::text(lab, plan)
 }
