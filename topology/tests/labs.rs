@@ -9,7 +9,8 @@ use causeway_topology::{
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const LABS: [&str; 3] = ["quickstart", "two-controllers", "tor-offload"];
+const LABS: [&str; 7] =
+    ["quickstart", "two-controllers", "tor-offload", "mixed-modes", "vrf", "dual-stack", "scale-40"];
 
 fn folder(lab: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs").join(lab)

@@ -7,7 +7,7 @@ use causeway_topology::check::{self, RULES};
 use causeway_topology::{LoadOptions, Severity, graph, parse, plan, render, render_all, split_command};
 use proptest::prelude::*;
 
-const CORPUS: [&str; 7] = [
+const CORPUS: [&str; 10] = [
     include_str!("corpus/everything.clab.yml"),
     include_str!("corpus/clos-ebgp.clab.yml"),
     include_str!("corpus/frr-ospf.clab.yml"),
@@ -15,6 +15,9 @@ const CORPUS: [&str; 7] = [
     include_str!("../../labs/quickstart/quickstart.clab.yml"),
     include_str!("../../labs/two-controllers/two-controllers.clab.yml"),
     include_str!("../../labs/tor-offload/tor-offload.clab.yml"),
+    include_str!("../../labs/mixed-modes/mixed-modes.clab.yml"),
+    include_str!("../../labs/vrf/vrf.clab.yml"),
+    include_str!("../../labs/dual-stack/dual-stack.clab.yml"),
 ];
 
 /// Reads, plans, renders and draws; an error must have a place inside the text.

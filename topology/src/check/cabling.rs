@@ -58,7 +58,11 @@ fn servers(check: &mut Check<'_>) {
                 message,
                 "link it to a leaf, or give its neighbour causeway.role: leaf",
             );
-        } else if !own.interfaces.iter().any(|i| matches!(i.usage, InterfaceUse::Access(_))) {
+        } else if !own
+            .interfaces
+            .iter()
+            .any(|i| matches!(i.usage, InterfaceUse::Access(_) | InterfaceUse::Trunk | InterfaceUse::Routed))
+        {
             let message =
                 format!("server '{}' is in no network: none of its links is an access port", node.name);
             check.warn(

@@ -1,0 +1,3 @@
+ip address add 10.10.0.253/24 dev eth1
+ip address add fd00:10::253/64 dev eth1 nodad
+ip link set eth1 up
