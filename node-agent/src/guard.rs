@@ -21,6 +21,8 @@ use crate::model::Port;
 
 /// Name of our table in the bridge family.
 pub const TABLE: &str = "causeway";
+/// End of the name of a port's second chain.
+const TARGETS: &str = "-nd";
 /// Comment of the one rule in the table's base chain.
 const BASE: &str = "causeway";
 
@@ -68,10 +70,9 @@ pub fn link_local(mac: Mac) -> Ipv6Addr {
     Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
 }
 
-/// `{ a, b }`.
-fn set<T: ToString>(items: &[T]) -> String {
-    let items: Vec<String> = items.iter().map(ToString::to_string).collect();
-    format!("{{ {} }}", items.join(", "))
+/// The chain beside a port's own one that knows whom it may speak for in neighbour discovery.
+fn targets(dev: &Dev) -> String {
+    format!("{dev}{TARGETS}")
 }
 
 impl Guard {
@@ -92,52 +93,68 @@ impl Guard {
         Chain { digest: self.digest(dev), interfaces: [self.interface.clone()].into() }
     }
 
-    /// The rules of its chain, in order, without comments.
-    pub fn rules(&self) -> Vec<String> {
+    /// The rules of its chain, in order, without comments. No rule has a set of its own: in one table the kernel takes
+    /// time with the square of their number.
+    pub fn rules(&self, dev: &Dev) -> Vec<String> {
         let mac = self.mac;
-        let v4: Vec<IpAddr> = self.addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
-        let v6 =
-            self.addresses.iter().filter_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None });
-        let v6: Vec<Ipv6Addr> = std::iter::once(link_local(mac)).chain(v6).collect();
-        // The target of a neighbour message: nft 1.0.6 has no name for it.
-        let raw: Vec<String> = v6.iter().map(|ip| format!("{:#034x}", u128::from(*ip))).collect();
-        let (own_v6, targets) = (set(&v6), set(&raw));
+        let v4: Vec<&IpAddr> = self.addresses.iter().filter(|ip| ip.is_ipv4()).collect();
+        let each = |before: &str, after: &str| -> Vec<String> {
+            v4.iter().map(|ip| format!("{before} {ip} {after}")).collect()
+        };
+        let icmp6 = |rest: &str| format!("ether type ip6 icmpv6 type {rest}");
+        let nobody = |rest: &str| format!("ether type ip6 ip6 saddr :: icmpv6 type {rest}");
+        let targets = targets(dev);
         let mut rules = vec![
             format!("ether saddr != {mac} drop"),
             // A receiver takes VLAN 0 for untagged, and rules on addresses do not see behind a tag.
-            "ether type { 8021q, 8021ad } drop".into(),
+            "ether type 8021q drop".into(),
+            "ether type 8021ad drop".into(),
             format!("ether type arp arp saddr ether != {mac} drop"),
             // Is this address taken (RFC 5227 §2.1.1)? Nobody learns from it.
             "ether type arp arp operation request arp saddr ip 0.0.0.0 accept".into(),
         ];
-        if !v4.is_empty() {
-            rules.push(format!("ether type arp arp saddr ip {} accept", set(&v4)));
-        }
+        rules.extend(each("ether type arp arp saddr ip", "accept"));
         rules.push("ether type ip udp sport 67 drop".into());
-        if !v4.is_empty() {
-            rules.push(format!("ether type ip ip saddr {} accept", set(&v4)));
-        }
+        rules.extend(each("ether type ip ip saddr", "accept"));
         rules.extend([
             "ether type ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".into(),
             "ether type ip6 udp sport 547 drop".into(),
-            "ether type ip6 icmpv6 type { nd-router-advert, nd-redirect } drop".into(),
-            format!("ether type ip6 icmpv6 type nd-neighbor-advert @th,64,128 != {targets} drop"),
-            format!("ether type ip6 ip6 saddr {own_v6} accept"),
+            icmp6("nd-router-advert drop"),
+            icmp6("nd-redirect drop"),
+            icmp6(&format!("nd-neighbor-advert jump {targets}")),
+        ]);
+        rules.extend(self.own_v6().iter().map(|ip| format!("ether type ip6 ip6 saddr {ip} accept")));
+        rules.extend([
             // Duplicate detection (RFC 4862 §5.4) of its own addresses only, so that it can keep nobody from theirs.
-            format!(
-                "ether type ip6 ip6 saddr :: icmpv6 type nd-neighbor-solicit @th,64,128 {targets} accept"
-            ),
-            "ether type ip6 ip6 saddr :: icmpv6 type { nd-router-solicit, mld-listener-report, \
-             mld-listener-done, mld2-listener-report } accept"
-                .into(),
+            nobody(&format!("nd-neighbor-solicit jump {targets}")),
+            nobody("nd-neighbor-solicit accept"),
+            nobody("nd-router-solicit accept"),
+            nobody("mld-listener-report accept"),
+            nobody("mld-listener-done accept"),
+            nobody("mld2-listener-report accept"),
             "drop".into(),
         ]);
         rules
     }
 
+    /// The rules on the target of a neighbour message, for which nft 1.0.6 has no name.
+    fn target_rules(&self) -> Vec<String> {
+        let own = self.own_v6();
+        let own = own.iter().map(|ip| format!("@th,64,128 {:#034x} return", u128::from(*ip)));
+        own.chain(["drop".to_owned()]).collect()
+    }
+
+    fn own_v6(&self) -> Vec<Ipv6Addr> {
+        let given = self.addresses.iter().filter_map(|ip| match ip {
+            IpAddr::V6(v6) => Some(*v6),
+            IpAddr::V4(_) => None,
+        });
+        std::iter::once(link_local(self.mac)).chain(given).collect()
+    }
+
     /// What tells this chain from any other.
     pub fn digest(&self, dev: &Dev) -> u64 {
-        let text = format!("{dev}\n{}", self.rules().join("\n"));
+        let text = [self.rules(dev), self.target_rules()].concat().join("\n");
         let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
         // 0 stands for damage.
         text.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(1)
@@ -145,13 +162,14 @@ impl Guard {
 
     /// The commands that give a port this guard, whatever it had before; `stale` interfaces no longer lead to it.
     pub fn commands(&self, dev: &Dev, stale: &BTreeSet<Dev>) -> Vec<String> {
-        let rules = self.rules();
-        let (digest, count) = (self.digest(dev), rules.len());
-        let mut lines =
-            vec![format!("add chain bridge {TABLE} {dev}"), format!("flush chain bridge {TABLE} {dev}")];
-        lines.extend(rules.iter().enumerate().map(|(n, rule)| {
+        let (rules, target_rules) = (self.rules(dev), self.target_rules());
+        let (digest, count) = (self.digest(dev), rules.len() + target_rules.len());
+        let mut lines = chains(dev);
+        let own = rules.iter().map(|rule| (dev.to_string(), rule));
+        let all = own.chain(target_rules.iter().map(|rule| (targets(dev), rule)));
+        lines.extend(all.enumerate().map(|(n, (chain, rule))| {
             let comment = comment(digest, n + 1, count);
-            format!("add rule bridge {TABLE} {dev} {rule} comment \"{comment}\"")
+            format!("add rule bridge {TABLE} {chain} {rule} comment \"{comment}\"")
         }));
         lines.push(element("add", &self.interface, dev));
         lines.extend(stale.iter().flat_map(|interface| removed(interface, dev)));
@@ -172,9 +190,17 @@ fn removed(interface: &Dev, dev: &Dev) -> [String; 2] {
 pub fn removal(dev: &Dev, interfaces: &BTreeSet<Dev>) -> Vec<String> {
     let mut lines = vec![format!("add chain bridge {TABLE} {dev}")];
     lines.extend(interfaces.iter().flat_map(|interface| removed(interface, dev)));
-    lines.push(format!("flush chain bridge {TABLE} {dev}"));
+    lines.extend(chains(dev));
     lines.push(format!("delete chain bridge {TABLE} {dev}"));
+    lines.push(format!("delete chain bridge {TABLE} {}", targets(dev)));
     lines
+}
+
+/// A port's two chains, with nothing in them.
+fn chains(dev: &Dev) -> Vec<String> {
+    let names = [dev.to_string(), targets(dev)];
+    let act = |act: &str| names.clone().map(|name| format!("{act} chain bridge {TABLE} {name}"));
+    [act("add"), act("flush")].concat()
 }
 
 /// The commands that make the table with no port guarded, and change nothing but a damaged base chain if it is there.
@@ -217,7 +243,12 @@ pub fn parse(json: &serde_json::Value) -> Guards {
     let mut base = false;
     let mut base_rules = Vec::new();
     let mut reached: BTreeMap<Dev, BTreeSet<Dev>> = BTreeMap::new();
-    let mut rules: BTreeMap<Dev, Vec<Option<Place>>> = BTreeMap::new();
+    // Of a port's own chain, and of that beside it.
+    let mut rules: BTreeMap<Dev, [Vec<Option<Place>>; 2]> = BTreeMap::new();
+    let part = |chain: &str| match chain.strip_suffix(TARGETS) {
+        Some(dev) => (Dev::new(dev), 1),
+        None => (Dev::new(chain), 0),
+    };
     let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
     for object in json["nftables"].as_array().into_iter().flatten() {
         if let Some(chain) = object.get("chain") {
@@ -225,14 +256,15 @@ pub fn parse(json: &serde_json::Value) -> Guards {
                 base = text(chain, "hook") == "prerouting" && chain["prio"] == -300;
                 base &= text(chain, "policy") == "accept";
             } else {
-                rules.entry(Dev::new(&text(chain, "name"))).or_default();
+                rules.entry(part(&text(chain, "name")).0).or_default();
             }
         } else if let Some(rule) = object.get("rule") {
             let (chain, comment) = (text(rule, "chain"), text(rule, "comment"));
             if chain == "input" {
                 base_rules.push(comment);
             } else {
-                rules.entry(Dev::new(&chain)).or_default().push(parse_comment(&comment));
+                let (dev, part) = part(&chain);
+                rules.entry(dev).or_default()[part].push(parse_comment(&comment));
             }
         } else if let Some(map) = object.get("map").filter(|map| text(map, "name") == "ports") {
             for pair in map["elem"].as_array().into_iter().flatten() {
@@ -246,7 +278,7 @@ pub fn parse(json: &serde_json::Value) -> Guards {
     let base = base && base_rules == [BASE];
     let chains = rules.into_iter().map(|(dev, rules)| {
         let interfaces = reached.remove(&dev).unwrap_or_default();
-        let digest = base.then(|| whole_chain(&rules)).flatten().unwrap_or(0);
+        let digest = base.then(|| whole_chain(&rules.concat())).flatten().unwrap_or(0);
         (dev, Chain { digest, interfaces })
     });
     Guards { unusable: None, chains: chains.collect() }

@@ -19,7 +19,7 @@ fn the_chain_of_a_port_reads_as_nft_text() {
 
 #[test]
 fn a_port_without_addresses_sends_link_local_only() {
-    insta::assert_snapshot!(guard(&[]).rules().join("\n"));
+    insta::assert_snapshot!(guard(&[]).rules(&Dev::new("cwp0123456789ab")).join("\n"));
 }
 
 /// What nft prints for a chain of `count` rules of `digest`.

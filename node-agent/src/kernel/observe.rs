@@ -148,15 +148,7 @@ impl Kernel {
         desired: &Desired,
         observed: &mut Observed,
     ) -> Result<(), NetlinkError> {
-        let guarded = |key: &Key| match key {
-            Key::Port(dev) => {
-                observed.guards.chains.contains_key(dev) || desired.port_at(dev).is_some_and(|p| p.guarded)
-            }
-            _ => false,
-        };
-        if keys.iter().any(guarded) {
-            observed.guards = crate::guard::nft::read();
-        }
+        // Guards are kept up to date by events: a list of them all, for one port, would be long.
         let limited = |key: &Key| match key {
             Key::Port(dev) => {
                 let limited = desired.port_at(dev).is_some_and(|p| p.rate != Rate::default());
