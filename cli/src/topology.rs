@@ -1,6 +1,8 @@
 //! `causeway topology`: what needs no controller and no root.
 
 mod check;
+mod graph;
+mod new;
 mod render;
 
 use std::path::PathBuf;
@@ -16,6 +18,8 @@ use crate::output::Output;
 pub(crate) enum TopologyCommand {
     Check(check::CheckArgs),
     Render(render::RenderArgs),
+    Graph(graph::GraphArgs),
+    New(new::NewArgs),
 }
 
 /// Which file.
@@ -42,5 +46,7 @@ pub(crate) fn run(command: TopologyCommand, out: Output) -> Outcome {
     match command {
         TopologyCommand::Check(args) => check::run(&args, out),
         TopologyCommand::Render(args) => render::run(&args, out),
+        TopologyCommand::Graph(args) => graph::run(&args, out),
+        TopologyCommand::New(args) => new::run(&args, out),
     }
 }

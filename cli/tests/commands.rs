@@ -543,6 +543,33 @@ fn topology_files_are_checked_without_a_controller() {
 }
 
 #[test]
+fn new_topologies_are_written_checked_and_drawn() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dc1/dc1.clab.yml");
+    let path = file.to_str().unwrap();
+    let new =
+        ["topology", "new", "--name", "dc1", "--hosts", "2", "--borders", "1", "--vpcs", "1", "--to", path];
+    let done = causeway("", &new, "");
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert!(file.with_file_name("configs").join("leaf1/frr.conf").exists());
+    let done = causeway("", &["topology", "check", path, "--strict"], "");
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    // What is there is not overwritten.
+    let done = causeway("", &new, "");
+    assert!(done.code == 1 && done.err.contains("is there already"), "{}", done.err);
+    let picture = dir.path().join("dc1.svg");
+    let done = causeway("", &["topology", "graph", path, "--to", picture.to_str().unwrap()], "");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(std::fs::read_to_string(&picture).unwrap().ends_with("</svg>\n"));
+    for (form, word) in [("mermaid", "graph TD"), ("dot", "graph \"dc1\" {")] {
+        let done = causeway("", &["topology", "graph", path, "--format", form], "");
+        assert!(done.code == 0 && done.out.contains(word), "{}", done.out);
+    }
+    let done = causeway("", &["topology", "new", "--leaves", "0", "--hosts", "3"], "");
+    assert!(done.code == 1 && done.err.contains("no leaf"), "{}", done.err);
+}
+
+#[test]
 fn the_lab_has_its_own_flags() {
     let done = causeway("http://127.0.0.1:1", &["lab", "--help"], "");
     assert!(done.code == 0 && done.out.contains("Usage: causeway lab <COMMAND>"), "{}{}", done.out, done.err);

@@ -1,8 +1,13 @@
-//! Pictures of a lab as text.
+//! Pictures of a lab: SVG, Mermaid, Graphviz.
+
+mod place;
+mod svg;
 
 use std::fmt::Write;
 
 use crate::lab::{Lab, Link, LinkKind, Node, Role};
+
+pub use svg::svg;
 
 /// A Mermaid flow chart (`graph TD`): switches above, what hangs on them below.
 pub fn mermaid(lab: &Lab) -> String {

@@ -27,6 +27,7 @@ mod labels;
 mod link;
 mod magic;
 mod networks;
+pub mod new;
 mod node;
 mod overlay;
 mod plan;

@@ -45,7 +45,12 @@ fn digest(text: &str) {
             assert!(report.findings.iter().all(|d| RULES.iter().any(|r| r.id == d.rule)));
             assert_eq!(report.plan.is_none(), report.findings.iter().any(|d| d.rule == "fabric"));
             let lab = loaded.lab;
-            let _ = (graph::mermaid(&lab), graph::dot(&lab));
+            let _ = (
+                graph::mermaid(&lab),
+                graph::dot(&lab),
+                graph::svg(&lab, report.plan.as_ref()),
+                graph::svg(&lab, None),
+            );
             for node in lab.nodes.values() {
                 assert!(node.exec.iter().all(|line| split_command(line).is_ok()));
             }

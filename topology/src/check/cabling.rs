@@ -69,7 +69,7 @@ fn servers(check: &mut Check<'_>) {
                 "server-no-switch",
                 node.place,
                 message,
-                "put labels: {causeway.vni: …} at its link to the leaf",
+                "put labels: {causeway.untagged: NETWORK} at its link to the leaf",
             );
         }
     }

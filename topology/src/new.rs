@@ -1,0 +1,275 @@
+//! New topology files: a spine-leaf fabric of a given size, with the configurations that its nodes need.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+
+use crate::lab::Role;
+use crate::plan::{Plan, plan};
+use crate::read::{LoadOptions, parse};
+use crate::render;
+
+/// More nodes than one machine brings up.
+const MAX_NODES: usize = 1000;
+
+/// Who does VXLAN for the hosts of a new fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostMode {
+    /// The leaf: hosts send plain frames into an access port.
+    TorEvpn,
+    /// The host itself: it runs our agent.
+    HostVtep,
+}
+
+/// What a new fabric shall have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// Name of the lab.
+    pub name: String,
+    /// Spines; each leaf is linked to all of them.
+    pub spines: usize,
+    /// Leaves.
+    pub leaves: usize,
+    /// Hosts, spread over the leaves.
+    pub hosts: usize,
+    /// Border leaves.
+    pub borders: usize,
+    /// Routers of clouds, spread over the borders.
+    pub vpcs: usize,
+    /// Who does VXLAN for the hosts.
+    pub mode: HostMode,
+}
+
+/// A new lab.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fabric {
+    /// The topology file.
+    pub topology: String,
+    /// The files it binds, by path beside it.
+    pub files: BTreeMap<String, String>,
+}
+
+/// Why a fabric cannot be made, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ShapeError(String);
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, ShapeError> {
+    Err(ShapeError(text.into()))
+}
+
+impl Shape {
+    fn check(&self) -> Result<(), ShapeError> {
+        let Shape { name, spines, leaves, hosts, borders, vpcs, .. } = self;
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if name.is_empty() || name.len() > 40 || !name.chars().all(good) || name.starts_with(['-', '_']) {
+            return refuse(
+                "the name needs 1 to 40 letters, digits, '-' or '_', and begins with a letter or digit",
+            );
+        }
+        if *leaves == 0 && *hosts > 0 {
+            return refuse(format!(
+                "{hosts} hosts and no leaf: hosts hang on leaves, take at least one leaf"
+            ));
+        }
+        if *leaves + *borders == 0 {
+            return refuse("a fabric needs at least one leaf");
+        }
+        if *spines == 0 {
+            return refuse(
+                "no spine: spines join the leaves and reflect their routes, take at least one, better two",
+            );
+        }
+        if *vpcs > 0 && *borders == 0 {
+            return refuse(format!(
+                "{vpcs} VPCs and no border: a VPC's router hangs on a border, take at least one"
+            ));
+        }
+        let all =
+            [*spines, *leaves, *hosts, *borders, *vpcs].iter().try_fold(1usize, |sum, n| sum.checked_add(*n));
+        if all.is_none_or(|n| n > MAX_NODES) {
+            return refuse(format!("more than {MAX_NODES} nodes: make several labs of it"));
+        }
+        Ok(())
+    }
+
+    fn names(what: &str, n: usize) -> Vec<String> {
+        (1..=n).map(|i| format!("{what}{i}")).collect()
+    }
+}
+
+/// The links of a fabric in their order: ends, and whether it is an access port.
+fn links(shape: &Shape) -> Vec<(String, String, bool)> {
+    let mut next: BTreeMap<String, usize> = BTreeMap::new();
+    let mut port = |node: &str| {
+        let n = next.entry(node.to_owned()).or_insert(0);
+        *n += 1;
+        format!("{node}:eth{n}")
+    };
+    let spines = Shape::names("spine", shape.spines);
+    let (leaves, borders) = (Shape::names("leaf", shape.leaves), Shape::names("border", shape.borders));
+    let mut all = Vec::new();
+    for leaf in leaves.iter().chain(&borders) {
+        for spine in &spines {
+            all.push((port(spine), port(leaf), false));
+        }
+    }
+    for spine in spines.iter().take(2) {
+        all.push((port(spine), port("ctl"), false));
+    }
+    for (host, leaf) in Shape::names("host", shape.hosts).iter().zip(leaves.iter().cycle()) {
+        all.push((port(leaf), port(host), shape.mode == HostMode::TorEvpn));
+    }
+    for (vpc, border) in Shape::names("vpc", shape.vpcs).iter().zip(borders.iter().cycle()) {
+        all.push((port(border), port(vpc), false));
+    }
+    all
+}
+
+/// Makes a fabric: a file that `topology check` finds no error in, and what it binds.
+///
+/// # Errors
+/// What makes no fabric: hosts without a leaf, leaves without a spine, VPCs without a border, a bad name, too many nodes.
+pub fn fabric(shape: &Shape) -> Result<Fabric, ShapeError> {
+    shape.check()?;
+    // Addresses come from the plan, so there is a first text without what is bound.
+    let bare = text(shape, &BTreeMap::new());
+    let options = LoadOptions::default();
+    let read = parse(&bare, Path::new("new.clab.yml"), &options);
+    let first =
+        |errors: Vec<crate::Diagnostic>| errors.first().map_or_else(String::new, |d| d.message.clone());
+    let lab = read.map_err(|e| ShapeError(first(e)))?.lab;
+    let plan = plan(&lab).map_err(|e| ShapeError(first(e)))?;
+    let (mut scripts, mut files) = (BTreeMap::new(), BTreeMap::new());
+    for node in lab.nodes_in_order() {
+        if let Some(config) = render::frr(&lab, &plan, &node.name) {
+            files.insert(format!("configs/{}/frr.conf", node.name), config);
+        }
+        if node.role == Role::Controller {
+            files.insert(format!("configs/{}/controller.yaml", node.name), controller(&plan, &node.name));
+        }
+        let script = render::setup(&lab, &plan, &node.name).filter(|s| !s.is_empty());
+        scripts.insert(node.name.clone(), script.is_some());
+        files.extend(script.map(|s| (format!("configs/{}/setup.sh", node.name), s)));
+    }
+    files.insert("resources.yaml".to_owned(), render::records(&lab, &plan));
+    Ok(Fabric { topology: text(shape, &scripts), files })
+}
+
+fn text(shape: &Shape, scripts: &BTreeMap<String, bool>) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_text(&mut out, shape, scripts);
+    out
+}
+
+fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>) -> std::fmt::Result {
+    let Shape { name, spines, leaves, hosts, borders, vpcs, mode } = shape;
+    let mode = match mode {
+        HostMode::TorEvpn => "the leaves do VXLAN, hosts send plain frames",
+        HostMode::HostVtep => "VXLAN begins in the hosts",
+    };
+    writeln!(
+        out,
+        "# {spines} spines (route reflectors), {leaves} leaves, {borders} borders, {hosts} hosts, {vpcs} VPCs, a controller; {mode}."
+    )?;
+    writeln!(
+        out,
+        "# Runs under `causeway lab up` and `containerlab deploy`. Addresses, AS numbers and sessions follow from this file:"
+    )?;
+    writeln!(out, "# after a change of nodes or links write it and configs/ again, or change both.")?;
+    writeln!(out, "name: {name}\n\ntopology:\n  defaults:\n    kind: linux\n    labels:")?;
+    // The hosts of the file have addresses of the first /22.
+    writeln!(
+        out,
+        "      causeway.network.web: vni=100 mtu=1500 subnet=10.100.0.0/16,fd00:100::/64 exclude=10.100.0.0-10.100.3.255\n"
+    )?;
+    writeln!(out, "  groups:\n    switches:\n      image: ${{FRR_IMAGE:=causeway/frr:8.4}}")?;
+    if !scripts.is_empty() {
+        writeln!(out, "      binds:\n        - configs/__clabNodeName__/frr.conf:/etc/frr/frr.conf:ro")?;
+    }
+    writeln!(
+        out,
+        "      sysctls:\n        net.ipv4.ip_forward: 1\n        net.ipv4.conf.all.rp_filter: 0\n        net.ipv4.conf.default.rp_filter: 0"
+    )?;
+    writeln!(out, "\n  nodes:")?;
+    let mut node = |name: &str, lines: &[String], binds: &[&str]| -> std::fmt::Result {
+        writeln!(out, "    {name}:")?;
+        lines.iter().try_for_each(|l| writeln!(out, "      {l}"))?;
+        let setup = scripts.get(name).copied().unwrap_or_default();
+        // Without scripts this is the first text, of which only nodes and links count.
+        let mut binds: Vec<String> =
+            binds.iter().filter(|_| !scripts.is_empty()).map(|b| (*b).to_owned()).collect();
+        binds.extend(setup.then(|| format!("configs/{name}/setup.sh:/etc/causeway/setup.sh:ro")));
+        if !binds.is_empty() {
+            writeln!(out, "      binds:")?;
+        }
+        binds.iter().try_for_each(|b| writeln!(out, "        - {b}"))?;
+        if setup { writeln!(out, "      exec:\n        - sh -e /etc/causeway/setup.sh") } else { Ok(()) }
+    };
+    let label = |role: &str| format!("labels: {{causeway.role: {role}}}");
+    for (role, count) in [("spine", *spines), ("leaf", *leaves), ("border", *borders)] {
+        for name in Shape::names(role, count) {
+            node(&name, &["group: switches".into(), label(role)], &[])?;
+        }
+    }
+    for (n, name) in Shape::names("host", *hosts).iter().enumerate() {
+        let lines = match shape.mode {
+            HostMode::TorEvpn => {
+                let (high, low) = ((n + 10) / 250, (n + 10) % 250 + 1);
+                let addresses = format!("10.100.{high}.{low}/16, fd00:100::{:x}/64", n + 11);
+                let label = format!("labels: {{causeway.role: server, causeway.address: \"{addresses}\"}}");
+                vec!["image: causeway/server:latest".into(), label]
+            }
+            HostMode::HostVtep => vec![
+                "image: causeway/agent:latest".into(),
+                format!(
+                    "env: {{CAUSEWAY_NODE: {name}, CAUSEWAY_CONTROLLERS: \"http://{}:7480\"}}",
+                    controller_address(shape)
+                ),
+                label("host"),
+            ],
+        };
+        node(name, &lines, &[])?;
+    }
+    for name in Shape::names("vpc", *vpcs) {
+        // The router of a cloud's network.
+        let sysctls = "sysctls: {net.ipv4.ip_forward: 1}".to_owned();
+        node(&name, &["image: causeway/server:latest".into(), label("other"), sysctls], &[])?;
+    }
+    let binds = [
+        "configs/ctl/controller.yaml:/etc/causeway/controller.yaml:ro",
+        "resources.yaml:/etc/causeway/resources.yaml:ro",
+    ];
+    node("ctl", &["image: causeway/controller:latest".to_owned(), label("controller")], &binds)?;
+    writeln!(out, "\n  links:")?;
+    for (a, b, access) in links(shape) {
+        if access {
+            // The host's MTU: what crosses VXLAN must fit into the underlay's 9500.
+            writeln!(
+                out,
+                "    - {{endpoints: [\"{a}\", \"{b}\"], mtu: 1500, labels: {{causeway.untagged: web}}}}"
+            )?;
+        } else {
+            writeln!(out, "    - endpoints: [\"{a}\", \"{b}\"]")?;
+        }
+    }
+    Ok(())
+}
+
+/// Where agents find the controller: its address on its first link, which follows those between switches.
+fn controller_address(shape: &Shape) -> std::net::Ipv4Addr {
+    let before = (shape.leaves + shape.borders) * shape.spines;
+    let n = u32::try_from(before * 2 + 1).unwrap_or(u32::MAX >> 8);
+    std::net::Ipv4Addr::from(u32::from(crate::derive::LINK_POOL).saturating_add(n))
+}
+
+fn controller(plan: &Plan, name: &str) -> String {
+    let own = plan.nodes.get(name);
+    let id = own.and_then(|p| p.router_id).map(|id| id.to_string()).unwrap_or_default();
+    let asn = own.and_then(|p| p.asn).unwrap_or(crate::derive::DEFAULT_AS);
+    format!(
+        "name: {name}\nrouter_id: {id}\nasn: {asn}\nlisten: [\"0.0.0.0:7480\"]\nhttp_listen: [\"0.0.0.0:7481\"]\n\
+         bgp_listen: [\"0.0.0.0:179\"]\nstore: {{file: /var/lib/causeway}}\n"
+    )
+}
