@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench lint fuzz images test-containerlab clean
+.PHONY: help setup build demo test bench bench-failover lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ test: setup ## every test, as root where needed, against real FRR, GoBGP and etc
 bench: setup ## figures, each beside its yardstick (release build, takes a while)
 	@scripts/peers.sh
 	@scripts/bench.sh
+
+bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
+	@scripts/peers.sh
+	@scripts/bench.sh failover
 
 lint: setup ## format, clippy, documentation, licences
 	@scripts/lint.sh

@@ -154,6 +154,14 @@ impl Lab {
         )
     }
 
+    /// The nodes, as `causeway lab inspect -o json` tells them.
+    pub async fn inspect(&self) -> Result<Vec<Value>> {
+        let text =
+            run_within(&refs(&self.words("inspect", &["-o", "json"])?), Duration::from_secs(20)).await?;
+        let labs: Value = serde_json::from_str(&text).context("understand lab inspect")?;
+        labs[&self.name].as_array().cloned().with_context(|| format!("lab inspect knows no {}", self.name))
+    }
+
     /// What the entry point of a node has written.
     pub async fn log(&self, node: &str) -> Result<String> {
         run_within(&refs(&self.words("logs", &[node])?), Duration::from_secs(20)).await

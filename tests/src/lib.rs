@@ -17,6 +17,7 @@ pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod slot;
+pub mod traffic;
 mod wait;
 
 use std::io::Write;

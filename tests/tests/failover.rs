@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use causeway_tests::lab::{Lab, Switches};
 use causeway_tests::process::Daemon;
+use causeway_tests::traffic::Pings;
 use causeway_tests::wait_for;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -39,7 +40,7 @@ async fn bring_up(lab: &str, switches: Switches, controller: &str) -> Result<Lab
 /// What is counted while something is done to a controller.
 struct Watch {
     fdb: Vec<(&'static str, Daemon)>,
-    pings: Vec<(&'static str, Daemon)>,
+    pings: Vec<Pings>,
 }
 
 impl Watch {
@@ -50,31 +51,18 @@ impl Watch {
         }
         let mut pings = Vec::new();
         for (node, workload) in [("host1", "web-1"), ("host2", "db-1")] {
-            let ping = ["ip", "netns", "exec", workload, "ping", "-n", "-i", "0.02", SERVER];
-            pings.push((workload, lab.spawn(node, &ping)?));
-        }
-        for (workload, ping) in &pings {
-            let what = format!("pings of {workload} are answered");
-            wait_for(&what, SOON, async || ping.log().contains("bytes from").then_some(()).context("none"))
-                .await?;
+            pings.push(Pings::start(lab, node, workload, SERVER, Duration::from_millis(20)).await?);
         }
         Ok(Watch { fdb, pings })
     }
 
     /// Ends it, some seconds later: no FDB entry was deleted on any leaf and no ping lost.
     async fn nothing_happened(self) -> Result<()> {
-        for (workload, ping) in &self.pings {
-            let before = received(&ping.log())?.len();
-            let what = format!("{AFTER} more pings of {workload}");
-            let replies = wait_for(&what, SOON, async || {
-                let replies = received(&ping.log())?;
-                ensure!(replies.len() >= before + AFTER, "only {} so far", replies.len() - before);
-                Ok(replies)
-            })
-            .await?;
-            let gaps = replies.windows(2).filter(|pair| pair[1] != pair[0] + 1).count();
-            println!("{workload}: {} replies, {gaps} gaps", replies.len());
-            ensure!(gaps == 0, "{workload} lost packets: {:?}", gap_list(&replies));
+        for pings in &self.pings {
+            pings.settle(AFTER).await?;
+            let loss = pings.loss()?;
+            println!("{}: {loss:?}", pings.who());
+            ensure!(loss.lost == 0, "{}: {loss:?}", pings.who());
         }
         for (leaf, monitor) in &self.fdb {
             let log = monitor.log();
@@ -84,22 +72,6 @@ impl Watch {
         }
         Ok(())
     }
-}
-
-/// Sequence numbers of the replies a ping has printed.
-fn received(log: &str) -> Result<Vec<u64>> {
-    log.lines()
-        .filter(|l| l.contains("bytes from"))
-        .map(|l| {
-            let rest = l.split("icmp_seq=").nth(1).with_context(|| format!("odd reply: {l}"))?;
-            let digits = rest.split_whitespace().next().unwrap_or_default();
-            digits.parse().with_context(|| format!("odd reply: {l}"))
-        })
-        .collect()
-}
-
-fn gap_list(replies: &[u64]) -> Vec<(u64, u64)> {
-    replies.windows(2).filter(|p| p[1] != p[0] + 1).map(|p| (p[0], p[1])).collect()
 }
 
 async fn stop(lab: &Lab, node: &str, process: &str, signal: &str) -> Result<()> {

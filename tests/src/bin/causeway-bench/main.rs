@@ -3,6 +3,7 @@
 mod alloc;
 mod codec;
 mod fabric;
+mod failover;
 mod fill;
 mod latency;
 mod memory;
@@ -34,6 +35,12 @@ enum What {
         only: Vec<Part>,
         /// Where the figures go.
         #[arg(long, default_value = "target/bench/core.json")]
+        out: PathBuf,
+    },
+    /// What failures cost, in packets and milliseconds.
+    Failover {
+        /// Where the figures go.
+        #[arg(long, default_value = "target/bench/failover.json")]
         out: PathBuf,
     },
     /// The process that sends pre-encoded messages.
@@ -92,6 +99,12 @@ async fn core(only: &[Part], out: &Path) -> Result<()> {
 async fn main() -> Result<()> {
     match Args::parse().what {
         What::Core { only, out } => core(&only, &out).await,
+        What::Failover { out } => {
+            println!("{}", report::machine());
+            let mut report = Report::default();
+            failover::run(&mut report).await?;
+            report.finish(&out)
+        }
         What::Pump { from, to, routes } => pump::run(from, to, routes).await,
         What::Speak => fabric::speak().await,
         What::Fill { major, rd, routes } => fill::run(major, rd, routes).await,
