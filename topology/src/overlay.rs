@@ -36,15 +36,20 @@ pub(crate) fn declarations(builder: &mut Builder<'_>) {
     for node in lab.nodes_in_order() {
         for (name, network) in &node.causeway.networks {
             let known = builder.networks.entry(name.clone()).or_insert_with(|| network.clone());
-            if known.place != network.place {
-                let message = format!("network '{name}' is declared twice: put it into the defaults, once");
+            let same = Network { place: known.place, ..network.clone() };
+            if *known != same {
+                let message = format!(
+                    "network '{name}' is declared differently elsewhere: put it into the defaults, once"
+                );
                 builder.error_at(network.place, message);
             }
         }
         for (name, vrf) in &node.causeway.vrfs {
             let known = vrfs.entry(name.clone()).or_insert_with(|| vrf.clone());
-            if known.place != vrf.place {
-                let message = format!("VRF '{name}' is declared twice: put it into the defaults, once");
+            let same = Vrf { place: known.place, ..vrf.clone() };
+            if *known != same {
+                let message =
+                    format!("VRF '{name}' is declared differently elsewhere: put it into the defaults, once");
                 builder.error_at(vrf.place, message);
             }
         }

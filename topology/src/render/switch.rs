@@ -48,7 +48,8 @@ impl Script<'_> {
             }
         }
         if !self.sysctls.is_empty() {
-            out += &format!("sysctl -qw {}\n", self.sysctls.join(" "));
+            // What the kernel does not have (-e) is no reason to stop.
+            out += &format!("sysctl -qew {}\n", self.sysctls.join(" "));
         }
         out
     }
@@ -198,8 +199,9 @@ impl Script<'_> {
         self.gateway(network, &format!("vlan{vlan}"))
     }
 
-    /// Anycast gateway addresses on the device of a network. A GARP makes a neighbour, from which the switch announces
-    /// MAC and address.
+    /// Anycast gateway addresses on the device of a network. All switches have the same, so the answer to one's question
+    /// may end at another: it makes a neighbour of what it did not ask for, and announces MAC and address (IPv6: RFC 9131,
+    /// since kernel 5.19).
     fn gateway(&mut self, network: &Network, device: &str) -> std::fmt::Result {
         if network.vrf != "default" {
             writeln!(self.ip, "link set {device} master {}", network.vrf)?;
@@ -210,6 +212,7 @@ impl Script<'_> {
             writeln!(self.ip, "address add {address} dev {device}{nodad}")?;
         }
         self.sysctls.push(format!("net.ipv4.conf.{device}.arp_accept=1"));
+        self.sysctls.push(format!("net.ipv6.conf.{device}.accept_untracked_na=1"));
         self.sysctls.push(format!("net.ipv4.conf.{device}.rp_filter=0"));
         Ok(())
     }

@@ -48,4 +48,4 @@ vlan add dev eth3 vid 66 pvid untagged
 vlan add dev br0 vid 66 self
 fdb add 00:00:5e:00:01:01 dev br0 vlan 66 self permanent
 END
-sysctl -qw net.ipv4.conf.vlan20.arp_accept=1 net.ipv4.conf.vlan20.rp_filter=0 net.ipv4.conf.vlan66.arp_accept=1 net.ipv4.conf.vlan66.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0
+sysctl -qew net.ipv4.conf.vlan20.arp_accept=1 net.ipv6.conf.vlan20.accept_untracked_na=1 net.ipv4.conf.vlan20.rp_filter=0 net.ipv4.conf.vlan66.arp_accept=1 net.ipv6.conf.vlan66.accept_untracked_na=1 net.ipv4.conf.vlan66.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0

@@ -47,4 +47,4 @@ vlan add dev eth3 vid 20
 vlan add dev br0 vid 20 self
 fdb add 00:00:5e:00:01:01 dev br0 vlan 20 self permanent
 END
-sysctl -qw net.ipv4.conf.vlan10.arp_accept=1 net.ipv4.conf.vlan10.rp_filter=0 net.ipv4.conf.vlan20.arp_accept=1 net.ipv4.conf.vlan20.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0
+sysctl -qew net.ipv4.conf.vlan10.arp_accept=1 net.ipv6.conf.vlan10.accept_untracked_na=1 net.ipv4.conf.vlan10.rp_filter=0 net.ipv4.conf.vlan20.arp_accept=1 net.ipv6.conf.vlan20.accept_untracked_na=1 net.ipv4.conf.vlan20.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0

@@ -76,4 +76,4 @@ vlan add dev eth4 vid 112 pvid untagged
 vlan add dev br0 vid 112 self
 fdb add 00:00:5e:00:01:01 dev br0 vlan 112 self permanent
 END
-sysctl -qw net.ipv4.conf.vlan10.arp_accept=1 net.ipv4.conf.vlan10.rp_filter=0 net.ipv4.conf.vlan110.arp_accept=1 net.ipv4.conf.vlan110.rp_filter=0 net.ipv4.conf.vlan112.arp_accept=1 net.ipv4.conf.vlan112.rp_filter=0 net.ipv4.conf.br4002.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0
+sysctl -qew net.ipv4.conf.vlan10.arp_accept=1 net.ipv6.conf.vlan10.accept_untracked_na=1 net.ipv4.conf.vlan10.rp_filter=0 net.ipv4.conf.vlan110.arp_accept=1 net.ipv6.conf.vlan110.accept_untracked_na=1 net.ipv4.conf.vlan110.rp_filter=0 net.ipv4.conf.vlan112.arp_accept=1 net.ipv6.conf.vlan112.accept_untracked_na=1 net.ipv4.conf.vlan112.rp_filter=0 net.ipv4.conf.br4002.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0
