@@ -554,6 +554,19 @@ fn new_topologies_are_written_checked_and_drawn() {
     assert!(file.with_file_name("configs").join("leaf1/frr.conf").exists());
     let done = causeway("", &["topology", "check", path, "--strict"], "");
     assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    let budget = |profile: &str| {
+        causeway("", &["topology", "check", path, "--profile", profile, "--ports-per-host", "45"], "")
+    };
+    let done = budget("medium");
+    assert!(
+        done.code == 0 && done.out.contains("SWITCH") && done.out.contains("96000"),
+        "{}{}",
+        done.out,
+        done.err
+    );
+    let done = budget("macs=89");
+    assert!(done.code == 1 && done.out.contains("102 %"), "{}", done.out);
+    assert_eq!(budget("huge").code, 64);
     // What is there is not overwritten.
     let done = causeway("", &new, "");
     assert!(done.code == 1 && done.err.contains("is there already"), "{}", done.err);

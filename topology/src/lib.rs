@@ -14,6 +14,7 @@
 //! a warning: nothing is dropped in silence.
 #![warn(missing_docs)]
 
+pub mod budget;
 pub mod check;
 mod context;
 mod derive;

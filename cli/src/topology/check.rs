@@ -1,5 +1,6 @@
 //! `causeway topology check`.
 
+use causeway_topology::budget::{Need, Profile, budget};
 use causeway_topology::check::{RULES, Report, file};
 use causeway_topology::{Diagnostic, LoadOptions, Severity, render_all};
 use clap::Args;
@@ -19,6 +20,8 @@ Examples:
   causeway topology check labs/quickstart
   causeway topology check dc1.clab.yml --strict
   causeway topology check dc1.clab.yml -o json
+  causeway topology check dc1.clab.yml --profile medium --ports-per-host 100
+  causeway topology check dc1.clab.yml --profile small,macs=64000
   causeway topology check --rules")]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
@@ -27,8 +30,15 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     strict: bool,
     /// List the rules instead
-    #[arg(long, conflicts_with_all = ["strict"])]
+    #[arg(long, conflicts_with_all = ["strict", "profile"])]
     rules: bool,
+    /// Also hold what each leaf needs against a switch's tables: small, medium or large, TABLE=NUMBER,… with the tables macs,
+    /// hosts, prefixes, vnis and ecmp, or @FILE with these. Above 80 % is a warning, above 100 % an error
+    #[arg(long, value_name = "PROFILE")]
+    profile: Option<String>,
+    /// Workloads behind each host, for --profile
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "profile")]
+    ports_per_host: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -41,6 +51,16 @@ struct Shown {
     warnings: usize,
     notes: usize,
     findings: Vec<Finding>,
+    budget: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    switch: String,
+    table: &'static str,
+    need: u64,
+    size: u64,
+    percent: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,15 +100,25 @@ pub(super) fn run(args: &CheckArgs, out: Output) -> Outcome {
     }
     let path = args.file.find()?;
     let report = file(&path, &LoadOptions::from_process());
+    let needs = needs(args, &report)?;
+    let row = |n: &Need| Row {
+        switch: n.switch.clone(),
+        table: n.table.word(),
+        need: n.need,
+        size: n.size,
+        percent: n.percent(),
+    };
     let shown = Shown {
         file: path.display().to_string(),
         nodes: report.lab.as_ref().map_or(0, |l| l.nodes.len()),
         links: report.lab.as_ref().map_or(0, |l| l.links.len()),
         bgp_speakers: report.plan.iter().flat_map(|p| p.nodes.values()).filter(|n| n.asn.is_some()).count(),
-        errors: report.count(Severity::Error),
-        warnings: report.count(Severity::Warning),
+        errors: report.count(Severity::Error) + needs.iter().filter(|n| n.percent() > 100).count(),
+        warnings: report.count(Severity::Warning)
+            + needs.iter().filter(|n| (81..=100).contains(&n.percent())).count(),
         notes: report.count(Severity::Note),
         findings: report.findings.iter().map(Finding::from).collect(),
+        budget: needs.iter().map(row).collect(),
     };
     let exit = if shown.errors > 0 || (args.strict && shown.warnings > 0) { Exit::Failed } else { Exit::Ok };
     if out.format == Format::Table {
@@ -102,6 +132,9 @@ pub(super) fn run(args: &CheckArgs, out: Output) -> Outcome {
 fn show(shown: &Shown, report: &Report, exit: Exit, out: Output) -> Result<(), Failure> {
     if !report.findings.is_empty() {
         out.line(&format!("{}\n", render_all(&report.findings)))?;
+    }
+    if !shown.budget.is_empty() {
+        out.line(&tables(&shown.budget).render(out.colour))?;
     }
     let (word, tone) = match exit {
         Exit::Ok if shown.warnings == 0 => ("ok", Tone::Good),
@@ -119,6 +152,35 @@ fn show(shown: &Shown, report: &Report, exit: Exit, out: Output) -> Result<(), F
         out.next("causeway lab up -t FILE");
     }
     Ok(())
+}
+
+/// What the leaves need, if asked for and if there is a fabric.
+fn needs(args: &CheckArgs, report: &Report) -> Result<Vec<Need>, Failure> {
+    let (Some(text), Some(lab), Some(plan)) = (&args.profile, &report.lab, &report.plan) else {
+        return Ok(Vec::new());
+    };
+    let text = match text.strip_prefix('@') {
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|e| Failure::new(Exit::Failed, format!("cannot read the profile {file}: {e}")))?,
+        None => text.clone(),
+    };
+    let profile: Profile =
+        text.parse().map_err(|e: String| Failure::new(Exit::Usage, format!("--profile: {e}")))?;
+    Ok(budget(lab, plan, &profile, args.ports_per_host))
+}
+
+fn tables(rows: &[Row]) -> Table {
+    let mut table = Table::new(&["SWITCH", "TABLE", "NEEDS", "HAS", "USED"]);
+    for row in rows {
+        let tone = match row.percent {
+            0..=80 => Tone::Plain,
+            81..=100 => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        let used = (format!("{} %", row.percent), tone);
+        table.row(vec![plain(&row.switch), plain(row.table), plain(row.need), plain(row.size), used]);
+    }
+    table
 }
 
 fn rules(out: Output) -> Outcome {
