@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use causeway_proto::{Mac, Vni};
 
@@ -211,6 +211,10 @@ impl Script<'_> {
             let nodad = if address.is_ipv4() { "" } else { " nodad" };
             writeln!(self.ip, "address add {address} dev {device}{nodad}")?;
         }
+        // For a packet that is not its own the kernel solicits neighbours from a link-local address, or not at all.
+        if network.gateways.iter().any(|g| g.is_ipv6()) {
+            writeln!(self.ip, "address add {}/64 dev {device} nodad", link_local(network.gateway_mac))?;
+        }
         self.sysctls.push(format!("net.ipv4.conf.{device}.arp_accept=1"));
         self.sysctls.push(format!("net.ipv6.conf.{device}.accept_untracked_na=1"));
         self.sysctls.push(format!("net.ipv4.conf.{device}.rp_filter=0"));
@@ -276,6 +280,13 @@ impl Script<'_> {
         }
         Ok(())
     }
+}
+
+/// The link-local address of a MAC (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.octets().map(u16::from);
+    let (first, second) = (((a ^ 2) << 8) | b, (c << 8) | 0xff);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, first, second, 0xfe00 | d, (e << 8) | f)
 }
 
 /// True if switches answer for the network's gateways.
