@@ -190,3 +190,37 @@ fn frr_takes_the_configuration() -> Result {
     assert!(!taken?, "vtysh takes anything");
     Ok(())
 }
+
+/// The same with the parser of FRR 10.7, in the root that `scripts/peers.sh` makes. Needs root, to show it the files.
+#[test]
+fn newer_frr_takes_the_configuration() -> Result {
+    let cache =
+        std::env::var_os("CAUSEWAY_CACHE").map_or_else(|| "/var/cache/causeway".into(), PathBuf::from);
+    let root = cache.join("images/causeway/frr/10.7/root");
+    if !root.join("usr/bin/vtysh").exists() {
+        return Err(format!("{} has no vtysh: run scripts/peers.sh", root.display()).into());
+    }
+    let own = std::env::temp_dir().join(format!("causeway-frr-new-{}", std::process::id()));
+    std::fs::create_dir_all(&own)?;
+    let mut names = Vec::new();
+    for name in LABS {
+        let (lab, plan) = read(name)?;
+        for node in lab.nodes.values().filter(|n| n.role.is_switch()) {
+            let file = format!("{name}-{}.conf", node.name);
+            std::fs::write(own.join(&file), render::frr(&lab, &plan, &node.name).ok_or("no switch")?)?;
+            names.push(file);
+        }
+    }
+    std::fs::write(own.join("wrong"), "router bgp 65000\n nieghbor 10.0.0.1 remote-as 65000\n")?;
+    let script = "mount --bind \"$1\" \"$2/mnt\" && cd \"$1\" && for f in *; do \
+                  chroot \"$2\" vtysh -C -f \"/mnt/$f\" >/dev/null 2>&1 || echo \"$f\"; done";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh"]).arg(&own).arg(&root);
+    let run = command.output();
+    std::fs::remove_dir_all(&own)?;
+    let run = run?;
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    // Refused is what is wrong, and nothing of ours.
+    assert_eq!(String::from_utf8_lossy(&run.stdout), "wrong\n", "of {} files", names.len());
+    Ok(())
+}
