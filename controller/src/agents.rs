@@ -34,12 +34,13 @@ use tonic::Streaming;
 use crate::api::status::Refusal;
 use crate::fabric::{Fabric, PortNews};
 use crate::metrics::Metrics;
-use crate::model::Binding;
+use crate::model::{Binding, WorkloadKind};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::store::{LeaseId, Store};
 
 pub(crate) use board::{NodeReport, PortProgress};
+pub(crate) use message::node_state;
 
 use board::Board;
 use claim::Claims;
@@ -120,8 +121,12 @@ impl Agents {
         self.shared.news.subscribe()
     }
 
-    /// How far a bound port is on its node. `bound_at`: revision of the binding.
+    /// How far a bound port is on its node. `bound_at`: revision of the binding. For bare metal nothing is programmed on
+    /// the node, and what its switch does nobody reports by port: it is taken as done.
     pub(crate) fn port_progress(&self, binding: &Binding, bound_at: Revision) -> PortProgress {
+        if binding.kind == WorkloadKind::BareMetal {
+            return PortProgress::Programmed;
+        }
         self.board().port_progress(binding, bound_at)
     }
 

@@ -25,6 +25,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Response, Status};
 
 use crate::agents::Agents;
+use crate::derive::View;
 use crate::fabric::Fabric;
 use crate::intent::Intent;
 use crate::metrics::{Call, Metrics};
@@ -76,6 +77,12 @@ impl App {
             Ok(Ok(snapshot)) => snapshot,
             Ok(Err(_)) | Err(_) => self.state.snapshot(),
         }
+    }
+
+    /// Everything that is derived from: this snapshot, and what the fabric says now. Both share their content.
+    fn view(&self, snapshot: &Snapshot) -> View {
+        let imports = self.fabric.with_table(|table| table.imports().clone());
+        View { snapshot: Arc::new(snapshot.clone()), imports, asn: self.fabric.context().asn }
     }
 
     /// Runs a unary call: within its deadline, counted, its error as a status.

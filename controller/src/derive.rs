@@ -10,17 +10,22 @@ pub mod evpn;
 pub mod imports;
 pub mod node;
 pub mod place;
+pub mod presence;
+pub mod routing;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_proto::{Name, NetworkKey, PortKey, PortName};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, PortName, Prefix};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::model::{Binding, Network, Node, Port};
+use crate::model::{Attachment, Binding, Network, Node, NodeMode, Port};
 use crate::snapshot::{Record, Snapshot};
+use imports::Imports;
 use place::Place;
+pub use presence::{is_present, networks_of_node};
 
 /// A port that lives somewhere, with the records that say so.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +40,34 @@ pub struct Bound<'a> {
     pub node: &'a Node,
     /// Where its frames enter the fabric.
     pub place: Place,
+}
+
+impl Bound<'_> {
+    /// Source MAC of the port's frames on the wire: its own, of a routed port that of the node's bridge. `None` for an
+    /// ipvlan, whose frames carry a MAC of the host that nobody here knows.
+    pub fn wire_mac(&self) -> Option<Mac> {
+        match self.binding.attachment {
+            Some(Attachment::Ipvlan) => None,
+            Some(Attachment::Routed) => Some(node::bridge_mac(self.network.vni, self.node)),
+            _ => Some(self.port.mac),
+        }
+    }
+
+    /// True if its frames carry its own MAC.
+    pub fn has_own_mac(&self) -> bool {
+        !self.binding.attachment.is_some_and(Attachment::hides_mac)
+    }
+}
+
+/// Where the fabric says that a port behind a switch with EVPN of its own is, if it says so with a higher sequence
+/// than the port's: it has moved and nobody told us. What we said of it ends; the intent stays as it is.
+pub fn drifted(view: &View, bound: &Bound<'_>) -> Option<IpAddr> {
+    if bound.place.mode != NodeMode::TorEvpn {
+        return None;
+    }
+    let seen = view.imports.macs.get(&(bound.port.key.network.clone(), bound.wire_mac()?))?;
+    let ours = seen.sequence_at(bound.place.vtep).max(evpn::sequence(bound.binding.generation));
+    (seen.vtep != bound.place.vtep && seen.sequence_at(seen.vtep) > ours).then_some(seen.vtep)
 }
 
 /// The port with its records; `None` if it does not exist, is released or lives nowhere.
@@ -86,30 +119,6 @@ fn lowest_of_node(node: &Name) -> (Name, PortKey) {
     (node.clone(), first_key(&NetworkKey { vrf: lowest.clone(), network: lowest }))
 }
 
-/// True if a port of the network lives on the node: the node takes part in the network.
-pub fn is_present(snapshot: &Snapshot, node: &Name, network: &NetworkKey) -> bool {
-    snapshot.networks.contains_key(network)
-        && snapshot.nodes.contains_key(node)
-        && ports_on_node(snapshot, node, network).any(|key| bound(snapshot, key).is_some())
-}
-
-/// Networks in which the node takes part, ordered.
-pub fn networks_of_node(snapshot: &Snapshot, node: &Name) -> BTreeSet<NetworkKey> {
-    let mut found = BTreeSet::new();
-    let mut from = lowest_of_node(node);
-    // One step a network and not one a port: after each network the search goes on behind its last port.
-    while let Some((n, key)) = snapshot.by_node.range(from..).next() {
-        if n != node {
-            break;
-        }
-        if is_present(snapshot, node, &key.network) {
-            found.insert(key.network.clone());
-        }
-        from = (node.clone(), PortKey { network: key.network.clone(), name: PortName::beyond() });
-    }
-    found
-}
-
 /// Keys whose records differ between two maps.
 fn changed_keys<K, T>(old: &OrdMap<K, Arc<Record<T>>>, new: &OrdMap<K, Arc<Record<T>>>) -> BTreeSet<K>
 where
@@ -123,14 +132,29 @@ where
     old.diff(new).map(key).collect()
 }
 
+/// Everything that is derived from. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    /// What the store says.
+    pub snapshot: Arc<Snapshot>,
+    /// What the fabric says.
+    pub imports: Imports,
+    /// The controllers' AS number, of which default route targets are made.
+    pub asn: u32,
+}
+
 /// What differs between two snapshots, by kind of record. Found by comparing the shared structure of the maps: the
 /// cost is that of the change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changed {
+    /// VRFs.
+    pub vrfs: BTreeSet<Name>,
     /// Networks.
     pub networks: BTreeSet<NetworkKey>,
     /// Networks with a changed subnet.
     pub subnets: BTreeSet<NetworkKey>,
+    /// Those subnets, by VRF and prefix.
+    pub prefixes: BTreeSet<(Name, Prefix)>,
     /// Nodes.
     pub nodes: BTreeSet<Name>,
     /// Ports, by themselves or by their binding.
@@ -143,14 +167,17 @@ impl Changed {
         let mut ports = changed_keys(&old.ports, &new.ports);
         ports.extend(changed_keys(&old.bindings, &new.bindings));
         let mut subnets = BTreeSet::new();
-        for key in changed_keys(&old.subnets, &new.subnets) {
+        let prefixes = changed_keys(&old.subnets, &new.subnets);
+        for key in &prefixes {
             for snapshot in [old, new] {
-                subnets.extend(snapshot.subnets.get(&key).map(|record| record.value.network.clone()));
+                subnets.extend(snapshot.subnets.get(key).map(|record| record.value.network.clone()));
             }
         }
         Changed {
+            vrfs: changed_keys(&old.vrfs, &new.vrfs),
             networks: changed_keys(&old.networks, &new.networks),
             subnets,
+            prefixes,
             nodes: changed_keys(&old.nodes, &new.nodes),
             ports,
         }

@@ -27,9 +27,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::derive::Changed;
 use crate::derive::evpn::{self, Context, Interner, Unit};
 use crate::derive::imports::{ImportTable, Imports, Policy};
+use crate::derive::{Changed, View};
 use crate::metrics::Metrics;
 use crate::model::Peer;
 use crate::snapshot::Snapshot;
@@ -74,6 +74,8 @@ pub(crate) struct Task {
     metrics: Metrics,
     interner: Interner,
     told: Arc<Snapshot>,
+    /// What the fabric said when the announced routes were derived.
+    heard: Imports,
     /// Received routes for MACs of ports.
     conflicts: BTreeSet<(IpAddr, RouteKey)>,
 }
@@ -103,6 +105,7 @@ impl Fabric {
             metrics,
             interner: Interner::default(),
             told: Arc::default(),
+            heard: Imports::default(),
             conflicts: BTreeSet::new(),
         };
         (fabric, task)
@@ -179,7 +182,7 @@ impl Task {
                     Err(_) => return,
                 },
                 event = self.events.recv() => match event {
-                    Some(event) => self.hear(event),
+                    Some(event) => self.hear(event).await,
                     None => return,
                 },
                 _ = key_retry.tick() => self.read_keys().await,
@@ -192,7 +195,7 @@ impl Task {
     async fn begin(&mut self) {
         let snapshot = self.state.snapshot();
         self.set_policy(&snapshot);
-        let (given, context) = (Arc::clone(&snapshot), self.fabric.context);
+        let (given, context) = (self.view(&snapshot), self.fabric.context);
         let mut interner = std::mem::take(&mut self.interner);
         // A million ports take seconds: not on a thread that serves others.
         let derived = tokio::task::spawn_blocking(move || {
@@ -214,20 +217,10 @@ impl Task {
     async fn follow(&mut self, new: Arc<Snapshot>) {
         let old = Arc::clone(&self.told);
         let changed = Changed::between(&old, &new);
-        let units = evpn::dirty_units(&old, &new, &changed);
-        let changes = evpn::route_changes(&old, &new, &self.fabric.context, &units, &mut self.interner);
-        if !changes.is_empty() {
-            let withdrawn = changes.iter().filter(|c| matches!(c, RouteChange::Withdraw(_))).count();
-            self.metrics.route_changes.inc_by(changes.len() as u64);
-            tracing::debug!(rev = new.revision.0, changes = changes.len(), withdrawn, "routes change");
-            let ticket = self.fabric.speaker.update(changes).await;
-            let ports = units.into_iter().filter_map(|unit| match unit {
-                Unit::Port(key) => Some(key),
-                Unit::Flood(..) => None,
-            });
-            self.fabric.progress(|progress| progress.add(ticket, ports.collect()));
-        }
-        if !changed.networks.is_empty() || !changed.nodes.is_empty() {
+        let (before, after) = (self.view(&old), self.view(&new));
+        let units = evpn::dirty_units(&before, &after, &changed);
+        self.announce(&before, &after, units).await;
+        if !changed.networks.is_empty() || !changed.nodes.is_empty() || !changed.vrfs.is_empty() {
             self.set_policy(&new);
         }
         if !old.networks.ptr_eq(&new.networks) || !old.vrfs.ptr_eq(&new.vrfs) {
@@ -237,9 +230,42 @@ impl Task {
             self.set_peers(&new).await;
         }
         self.told = new;
+        self.follow_imports().await;
     }
 
-    fn hear(&mut self, event: Event) {
+    /// What routes are derived from, with what the fabric was last seen to say.
+    fn view(&self, snapshot: &Arc<Snapshot>) -> View {
+        View { snapshot: Arc::clone(snapshot), imports: self.heard.clone(), asn: self.fabric.context.asn }
+    }
+
+    /// Routes of ports behind switches with EVPN of their own follow what these say.
+    async fn follow_imports(&mut self) {
+        let imports = self.imports.borrow().clone();
+        let before = self.view(&self.told);
+        let after = View { imports: imports.clone(), ..before.clone() };
+        let units = evpn::dirty_imports(&before, &after);
+        self.heard = imports;
+        self.announce(&before, &after, units).await;
+    }
+
+    /// Tells the speaker what differs in these units.
+    async fn announce(&mut self, before: &View, after: &View, units: BTreeSet<Unit>) {
+        let changes = evpn::route_changes(before, after, &self.fabric.context, &units, &mut self.interner);
+        if changes.is_empty() {
+            return;
+        }
+        let withdrawn = changes.iter().filter(|c| matches!(c, RouteChange::Withdraw(_))).count();
+        self.metrics.route_changes.inc_by(changes.len() as u64);
+        tracing::debug!(rev = after.snapshot.revision.0, changes = changes.len(), withdrawn, "routes change");
+        let ticket = self.fabric.speaker.update(changes).await;
+        let ports = units.into_iter().filter_map(|unit| match unit {
+            Unit::Port(key) => Some(key),
+            Unit::Flood(..) | Unit::Prefix(..) => None,
+        });
+        self.fabric.progress(|progress| progress.add(ticket, ports.collect()));
+    }
+
+    async fn hear(&mut self, event: Event) {
         match event {
             Event::Received { peer, changes } => {
                 self.metrics.routes_received.inc_by(changes.len() as u64);
@@ -254,6 +280,7 @@ impl Task {
                 });
                 self.imports.send_replace(imports);
                 self.note_conflicts(peer, &keys);
+                self.follow_imports().await;
             }
             Event::Sent(ticket) => {
                 let sent = self.fabric.progress(|progress| progress.sent(ticket));

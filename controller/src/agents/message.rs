@@ -6,14 +6,25 @@ use causeway_proto::{Mac, Revision, Vni, v1};
 
 use super::board::PortSaid;
 use crate::derive::node::{NodeDelta, NodeNetwork, NodePort, NodeSelf, NodeState, RemoteMac};
+use crate::intent::message::words;
+use crate::model::{Attachment, NodeMode};
+
+mod routed;
 
 /// Problems kept of one status, and bytes of each.
 const PROBLEMS: usize = 100;
 const PROBLEM_BYTES: usize = 1000;
 
-/// A complete state.
+/// A complete state, for its agent.
 pub(super) fn snapshot(me: &NodeSelf, state: &NodeState, revision: Revision) -> v1::ControllerMessage {
-    let state = v1::NodeState {
+    let state = node_state(me, state, revision);
+    v1::ControllerMessage { message: Some(v1::controller_message::Message::Snapshot(state)) }
+}
+
+/// A complete state.
+pub(crate) fn node_state(me: &NodeSelf, state: &NodeState, revision: Revision) -> v1::NodeState {
+    let uplink = |interface: &String| v1::NodeUplink { interface: interface.clone() };
+    v1::NodeState {
         revision: revision.0,
         node: me.name.to_string(),
         vtep: me.vtep.map_or_else(String::new, |vtep| vtep.to_string()),
@@ -22,9 +33,18 @@ pub(super) fn snapshot(me: &NodeSelf, state: &NodeState, revision: Revision) -> 
         ports: ports(state),
         remotes: remotes(state),
         floods: floods(&state.floods),
-        ..v1::NodeState::default()
-    };
-    v1::ControllerMessage { message: Some(v1::controller_message::Message::Snapshot(state)) }
+        mode: words::mode(me.mode).into(),
+        uplinks: me.uplinks.iter().map(uplink).collect(),
+        host_bridge: match me.mode {
+            NodeMode::Host => words::host_bridge(me.host_bridge).into(),
+            _ => v1::HostBridge::Unspecified.into(),
+        },
+        move_addresses: me.move_addresses,
+        vrfs: routed::vrfs(state),
+        routes: routed::routes(state),
+        switch_ports: routed::switch_ports(state),
+        locals: routed::locals(state),
+    }
 }
 
 /// Changes.
@@ -44,19 +64,28 @@ pub(super) fn delta(delta: &NodeDelta, revision: Revision) -> v1::ControllerMess
         deleted_ports: delta.deleted_ports.iter().map(ToString::to_string).collect(),
         deleted_remotes: delta.deleted_remotes.iter().map(gone).collect(),
         deleted_floods: floods(&delta.deleted_floods),
-        ..v1::NodeDelta::default()
+        vrfs: routed::vrfs(&delta.set),
+        routes: routed::routes(&delta.set),
+        switch_ports: routed::switch_ports(&delta.set),
+        locals: routed::locals(&delta.set),
+        deleted_vrfs: delta.deleted_vrfs.iter().map(ToString::to_string).collect(),
+        deleted_routes: delta.deleted_routes.iter().map(routed::gone_route).collect(),
+        deleted_switch_ports: delta.deleted_switch_ports.iter().cloned().collect(),
+        deleted_locals: delta.deleted_locals.iter().map(routed::gone_local).collect(),
     };
     v1::ControllerMessage { message: Some(v1::controller_message::Message::Delta(delta)) }
 }
 
 fn networks(state: &NodeState) -> Vec<v1::NodeNetwork> {
-    let message = |(vni, NodeNetwork { key, mtu, bridge_mac }): (&Vni, &NodeNetwork)| v1::NodeNetwork {
+    let message = |(vni, network): (&Vni, &NodeNetwork)| v1::NodeNetwork {
         vni: vni.get(),
-        vrf: key.vrf.to_string(),
-        network: key.network.to_string(),
-        mtu: *mtu,
-        bridge_mac: bridge_mac.to_string(),
-        ..v1::NodeNetwork::default()
+        vrf: network.key.vrf.to_string(),
+        network: network.key.network.to_string(),
+        mtu: network.mtu,
+        bridge_mac: network.bridge_mac.to_string(),
+        vlan: network.vlan.map_or(0, u32::from),
+        gateways: network.gateways.iter().map(|(ip, length)| format!("{ip}/{length}")).collect(),
+        gateway_mac: network.gateway_mac.map_or_else(String::new, |mac| mac.to_string()),
     };
     state.networks.iter().map(message).collect()
 }
@@ -72,7 +101,15 @@ fn ports(state: &NodeState) -> Vec<v1::NodePort> {
         netns: port.netns.clone(),
         interface: port.interface.clone(),
         generation: port.generation,
-        ..v1::NodePort::default()
+        kind: words::kind(port.kind).into(),
+        attachment: words::attachment(port.attachment).into(),
+        macvlan_mode: match port.attachment {
+            Attachment::Macvlan => words::macvlan_mode(port.macvlan_mode).into(),
+            _ => v1::MacvlanMode::Unspecified.into(),
+        },
+        rate: (!port.rate.is_none())
+            .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
+        guarded: port.guarded,
     };
     state.ports.iter().map(message).collect()
 }

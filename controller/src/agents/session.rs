@@ -91,7 +91,11 @@ impl Session {
         });
         let (outbound, receiver) = mpsc::channel(QUEUE);
         let mut imports = agents.shared.fabric.imports();
-        let latest = View { snapshot: agents.snapshot(), imports: imports.borrow_and_update().clone() };
+        let latest = View {
+            snapshot: agents.snapshot(),
+            imports: imports.borrow_and_update().clone(),
+            asn: agents.shared.fabric.context().asn,
+        };
         let mut lease = agents.shared.claims.lease();
         lease.mark_unchanged();
         let session = Session {

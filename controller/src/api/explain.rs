@@ -114,7 +114,6 @@ async fn intent(app: &App, snapshot: &Snapshot, subject: &Subject) -> Vec<String
             if findings.is_empty() {
                 findings.push(format!("no subnet overlaps {prefix}"));
             }
-            findings.push("no prefixes are announced: hosts are the tunnel end points and nobody routes between networks".to_owned());
         }
     }
     findings
@@ -143,7 +142,7 @@ fn port(app: &App, snapshot: &Snapshot, owner: &Arc<Record<Port>>) -> Vec<String
     };
     let problem = if message.problem.is_empty() { String::new() } else { format!(": {}", message.problem) };
     findings.push(format!("port {}: {addresses} {}, {state}{problem}, {place}", port.key, port.mac));
-    if let Err(skip) = evpn::port_routes(snapshot, &app.fabric.context(), &port.key) {
+    if let Err(skip) = evpn::port_routes(&app.view(snapshot), &app.fabric.context(), &port.key) {
         findings.push(format!("no route for port {}: {skip}", port.key));
     }
     if let Some(binding) = &message.binding {
@@ -171,6 +170,23 @@ fn heard(app: &App, snapshot: &Snapshot, out: &[Route], received: &[ReceivedRout
     let mut findings = Vec::new();
     for ReceivedRoute { peer, route, .. } in received {
         let key = &route.key;
+        if let RouteKey::IpPrefix { prefix, .. } = key {
+            let judged = app.fabric.with_table(|table| table.policy().judge_prefix(key, &route.attributes));
+            findings.push(match judged {
+                Ok(used) => format!(
+                    "{peer} says {prefix} is behind {} in VRF {}: used",
+                    used.vtep,
+                    super::fabric::names(&used.vrfs)
+                ),
+                Err(unused) => {
+                    format!(
+                        "{peer} says {prefix} has next hop {}: not used, {unused}",
+                        route.attributes.next_hop
+                    )
+                }
+            });
+            continue;
+        }
         let verdict = app.fabric.with_table(|table| table.verdict(snapshot, *peer, key, &route.attributes));
         match verdict {
             Ok(imported) => findings.push(format!(

@@ -13,6 +13,8 @@ use super::explain::{self, Subject};
 use super::parse::{short, text};
 use super::status::Refusal;
 use super::{App, config};
+use crate::agents::node_state;
+use crate::derive::node;
 use crate::model::Peer;
 use crate::snapshot::Snapshot;
 
@@ -38,9 +40,10 @@ impl FabricService for Service {
 
     async fn get_node_state(
         &self,
-        _request: Request<v1::GetNodeStateRequest>,
+        request: Request<v1::GetNodeStateRequest>,
     ) -> Result<Response<v1::GetNodeStateResponse>, Status> {
-        Err(Status::unimplemented("a node's state is told to its agent only"))
+        let (metadata, _, request) = request.into_parts();
+        self.0.unary("FabricService/GetNodeState", &metadata, state_of(&self.0, request)).await
     }
 
     async fn watch_alarms(
@@ -193,6 +196,25 @@ fn exact_prefix(request: &v1::ListRoutesRequest) -> Result<Option<Prefix>, Refus
     }
 }
 
+/// What a node is told to be.
+async fn state_of(app: &App, request: v1::GetNodeStateRequest) -> Result<v1::GetNodeStateResponse, Refusal> {
+    let name: causeway_proto::Name = text("node", &request.node)?;
+    let view = app.view(&*app.snapshot().await);
+    // Hundreds of thousands of entries take a while.
+    let derived = tokio::task::spawn_blocking(move || {
+        let me = node::node_self(&view, &name);
+        let state = me.map(|me| node_state(&me, &node::state(&view, &name), view.snapshot.revision));
+        state.ok_or_else(|| {
+            Refusal::not_found(
+                format!("node {name} does not exist"),
+                "declare it: causeway apply -f FILE; known ones: causeway get nodes",
+            )
+        })
+    });
+    let state = derived.await.map_err(|_| Refusal::unavailable("the controller is stopping"))??;
+    Ok(v1::GetNodeStateResponse { state: Some(state) })
+}
+
 fn route_filter(request: &v1::ListRoutesRequest) -> Result<RouteFilter, Refusal> {
     let address = |field: &str, value: &str| -> Result<Option<IpAddr>, Refusal> {
         let wrong = |_| Refusal::field(field, format!("'{}' is not an IP address", short(value)));
@@ -224,18 +246,31 @@ fn route_filter(request: &v1::ListRoutesRequest) -> Result<RouteFilter, Refusal>
 /// A received route, with what became of it.
 pub(super) fn received_message(app: &App, snapshot: &Snapshot, received: &ReceivedRoute) -> v1::Route {
     let ReceivedRoute { peer, route, stale, .. } = received;
-    let verdict =
-        app.fabric.with_table(|table| table.verdict(snapshot, *peer, &route.key, &route.attributes));
+    let verdict = app.fabric.with_table(|table| match route.key {
+        RouteKey::IpPrefix { .. } => {
+            let judged = table.policy().judge_prefix(&route.key, &route.attributes);
+            judged.map(|prefixed| format!("used: VRF {}", names(&prefixed.vrfs)))
+        }
+        _ => {
+            let judged = table.verdict(snapshot, *peer, &route.key, &route.attributes);
+            judged.map(|imported| format!("used: {}", imported.network))
+        }
+    });
     v1::Route {
         direction: v1::RouteDirection::In.into(),
         peer: peer.to_string(),
         verdict: match verdict {
-            Ok(imported) => format!("used: {}", imported.network),
+            Ok(used) => used,
             Err(unused) => format!("not used: {unused}"),
         },
         stale: *stale,
         ..route_message(&route.key, &route.attributes)
     }
+}
+
+/// Names in a row.
+pub(super) fn names(names: &std::collections::BTreeSet<causeway_proto::Name>) -> String {
+    names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Networks by VNI, which is unique.
@@ -256,6 +291,11 @@ pub(super) fn own_message(
             owner.map(|record| format!("port {}", record.value.key))
         }
         (RouteKey::Imet { .. }, Some(network)) => Some(format!("network {network}")),
+        (RouteKey::IpPrefix { .. }, None) => {
+            let vrfs = snapshot.vrfs.values().map(|record| &record.value);
+            let vrf = vrfs.filter(|vrf| vrf.l3_vni.is_some()).find(|vrf| vrf.l3_vni == route.attributes.vni);
+            vrf.map(|vrf| format!("vrf {}", vrf.name))
+        }
         _ => None,
     };
     v1::Route {

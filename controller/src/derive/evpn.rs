@@ -1,16 +1,23 @@
-//! Which EVPN routes follow from the store's content.
+//! Which EVPN routes follow from the store's content and from what the fabric says.
 //!
 //! | route | when | next hop |
 //! |---|---|---|
-//! | type 2, MAC+IP, one an address | a port with addresses is bound | its node's VTEP |
-//! | type 2, MAC only | a port without addresses is bound | its node's VTEP |
-//! | type 3 | at least one port of the network is bound to the node | the node's VTEP, which is originator and tunnel too |
+//! | type 2, MAC+IP, one an address | a port with addresses is bound | the VTEP where it enters the fabric |
+//! | type 2, MAC only | a port without addresses is bound | the same |
+//! | type 3 | the network is at a VTEP that speaks no EVPN itself | that VTEP, which is originator and tunnel too |
+//! | type 5 | a VRF with an L3 VNI has a declared route, or a subnet that is routed somewhere | the route's VTEP |
 //!
-//! No type 5 is originated: where hosts are the VTEPs and nobody routes between networks there is no router that a
-//! prefix could point at.
+//! **Who speaks for whom.** For host VTEPs, `tor-agent` and `tor-static` switches this is all that the fabric hears. A
+//! `tor-evpn` switch speaks for itself: we add the MAC+IP of ports behind it, and no type 3 or 5.
 //!
-//! **Distinguisher and target.** RD is `router-id:number` with the network's number from the store: the same for every
-//! VTEP of the network, so that a move is one implicit replace, and another one for each controller. RT is what the
+//! **Routing** (RFC 9135). A MAC+IP of a symmetric network carries the L3 VNI as second label, the VRF's targets and
+//! the VTEP's router MAC; a MAC alone carries neither, an asymmetric network's none of the three. Type 5 is
+//! interface-less (RFC 9136 §4.4.1). A connected subnet is at many VTEPs, but distinguisher and prefix are a route's
+//! whole identity: the lowest VTEP stands for all. Hosts have routes of their own, so only what nobody knows takes that
+//! way. Gateways have no route: they have the same MAC everywhere, so each VTEP answers for itself.
+//!
+//! **Distinguisher and target.** RD is `router-id:number` with the number of the network or VRF from the store: the
+//! same for every VTEP, so that a move is one implicit replace, and another one for each controller. RT is what the
 //! network declares, else `asn:vni`; where that does not fit into eight bytes the network is left out as a whole, with
 //! a [`Skip`] that says so.
 //!
@@ -19,17 +26,28 @@
 //! behind in the store sends a lower one and loses (RFC 7432 §15.1) instead of winning by a lower next hop. A switch
 //! that remembers the number of a MAC it has seen move (zebra of FRR 8.4 does, over a withdrawal) still takes the new
 //! place. Generations outlive an unbind, and the store's ledger carries them over to the next port with the same MAC.
+//!
+//! Behind a `tor-evpn` switch the switch counts too: ours is the higher of both. If another VTEP says the MAC with a
+//! higher sequence than that, it has moved and nobody told us: our routes for it are withdrawn until that ends, for
+//! nothing is fought over. They are not re-pointed: each controller would take another's for the fabric's word, and
+//! the place would live on after the host had left it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget};
-use causeway_proto::{Name, NetworkKey, PortKey, Vni};
+use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Vni};
 
-use super::{Bound, Changed, bound, is_present, ports_of_network, ports_of_node};
-use crate::model::Network;
+use super::presence::{is_bridged_at, networks_of_node, router_mac_at, vteps_of_network};
+use super::routing::{asymmetric_networks, domain, irb, vrf_exports};
+use super::{Changed, View, bound, drifted, place, ports_of_network, ports_of_node};
+use crate::model::{Irb, Network, NodeMode};
 use crate::snapshot::Snapshot;
+
+mod units;
+
+pub use units::{dirty_imports, dirty_units};
 
 /// What this controller puts into its routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +61,12 @@ pub struct Context {
 /// What routes are derived from, each by itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Unit {
-    /// A network's flooding at a node: type 3.
-    Flood(NetworkKey, Name),
+    /// A network's flooding at a VTEP: type 3.
+    Flood(NetworkKey, IpAddr),
     /// A port: type 2.
     Port(PortKey),
+    /// A prefix of a VRF: type 5.
+    Prefix(Name, Prefix),
 }
 
 /// Why a bound port or a network gets no route.
@@ -110,53 +130,109 @@ pub fn import_targets(network: &Network, asn: u32) -> Vec<RouteTarget> {
 }
 
 /// The unit's routes; empty where nothing is bound.
-pub fn routes(snapshot: &Snapshot, context: &Context, unit: &Unit) -> Result<Vec<Route>, Skip> {
+pub fn routes(view: &View, context: &Context, unit: &Unit) -> Result<Vec<Route>, Skip> {
     match unit {
-        Unit::Port(key) => port_routes(snapshot, context, key),
-        Unit::Flood(network, node) => flood_route(snapshot, context, network, node),
+        Unit::Port(key) => port_routes(view, context, key),
+        Unit::Flood(network, vtep) => flood_route(&view.snapshot, context, network, *vtep),
+        Unit::Prefix(vrf, prefix) => prefix_route(&view.snapshot, context, vrf, *prefix),
     }
 }
 
 /// Type 2 routes of a port.
-pub fn port_routes(snapshot: &Snapshot, context: &Context, key: &PortKey) -> Result<Vec<Route>, Skip> {
-    let Some(Bound { port, binding, network, place, .. }) = bound(snapshot, key) else {
-        return Ok(Vec::new());
-    };
-    let mut attributes = attributes(network, place.vtep, context)?;
-    attributes.sequence = sequence(binding.generation);
-    let attributes = Arc::new(attributes);
+pub fn port_routes(view: &View, context: &Context, key: &PortKey) -> Result<Vec<Route>, Skip> {
+    let snapshot = &view.snapshot;
+    let Some(bound) = bound(snapshot, key) else { return Ok(Vec::new()) };
+    let (Some(mac), None) = (bound.wire_mac(), drifted(view, &bound)) else { return Ok(Vec::new()) };
+    let (port, network, place) = (bound.port, bound.network, bound.place);
+    let mut plain = attributes(network, place.vtep, context)?;
+    plain.sequence = sequence(bound.binding.generation);
+    plain.esi = place.esi;
+    if place.mode == NodeMode::TorEvpn
+        && let Some(seen) = view.imports.macs.get(&(key.network.clone(), mac))
+    {
+        plain.sequence = plain.sequence.max(seen.sequence_at(place.vtep));
+    }
     let rd = RouteDistinguisher::new(context.router_id, network.rd_number);
-    let route = |ip| Route {
-        key: RouteKey::MacIp { rd, etag: 0, mac: port.mac, ip },
-        attributes: Arc::clone(&attributes),
+    let route = |ip, attributes: &Arc<Attributes>| Route {
+        key: RouteKey::MacIp { rd, etag: 0, mac, ip },
+        attributes: Arc::clone(attributes),
     };
     if port.addresses.is_empty() {
-        Ok(vec![route(None)])
-    } else {
-        Ok(port.addresses.iter().map(|address| route(Some(*address))).collect())
+        return Ok(vec![route(None, &Arc::new(plain))]);
     }
+    let routed = domain(snapshot, &key.network.vrf).filter(|_| irb(snapshot, &key.network) == Irb::Symmetric);
+    if let (Some(domain), Some(router_mac)) = (routed, place.router_mac) {
+        plain.route_targets.extend(vrf_exports(&domain, context.asn)?);
+        plain.route_targets.sort_unstable();
+        plain.route_targets.dedup();
+        plain.l3_vni = Some(domain.vni);
+        plain.router_mac = Some(router_mac);
+    }
+    let attributes = Arc::new(plain);
+    Ok(port.addresses.iter().map(|address| route(Some(*address), &attributes)).collect())
 }
 
-/// The type 3 route of a network at a node.
+/// The type 3 route of a network at a VTEP.
 fn flood_route(
     snapshot: &Snapshot,
     context: &Context,
     network: &NetworkKey,
-    node: &Name,
+    vtep: IpAddr,
 ) -> Result<Vec<Route>, Skip> {
-    if !is_present(snapshot, node, network) {
+    if !is_bridged_at(snapshot, vtep, network) {
         return Ok(Vec::new());
     }
-    let (Some(network), Some(node)) = (snapshot.networks.get(network), snapshot.nodes.get(node)) else {
-        return Ok(Vec::new());
-    };
+    let Some(network) = snapshot.networks.get(network) else { return Ok(Vec::new()) };
     let network = &network.value;
-    let Some(vtep) = node.value.vtep else { return Ok(Vec::new()) };
     let mut attributes = attributes(network, vtep, context)?;
     attributes.pmsi = Some(Pmsi { vni: network.vni, tunnel: vtep });
     let rd = RouteDistinguisher::new(context.router_id, network.rd_number);
     let key = RouteKey::Imet { rd, etag: 0, originator: vtep };
     Ok(vec![Route { key, attributes: Arc::new(attributes) }])
+}
+
+/// The type 5 route of a prefix: as declared, else of a connected subnet.
+fn prefix_route(
+    snapshot: &Snapshot,
+    context: &Context,
+    vrf: &Name,
+    prefix: Prefix,
+) -> Result<Vec<Route>, Skip> {
+    let Some(domain) = domain(snapshot, vrf) else { return Ok(Vec::new()) };
+    let declared = domain.vrf.routes.iter().find(|route| route.prefix == prefix);
+    let hop = match declared {
+        Some(route) => {
+            let node = snapshot.nodes.get(&route.node).map(|record| &record.value);
+            node.and_then(|node| Some((node.vtep?, place::router_mac(node)?)))
+        }
+        None => connected(snapshot, vrf, prefix).and_then(|network| {
+            let mut vteps = vteps_of_network(snapshot, network);
+            vteps.find_map(|vtep| Some((vtep, router_mac_at(snapshot, vtep)?)))
+        }),
+    };
+    let Some((next_hop, router_mac)) = hop else { return Ok(Vec::new()) };
+    let attributes = Attributes {
+        next_hop,
+        vni: Some(domain.vni),
+        l3_vni: None,
+        route_targets: vrf_exports(&domain, context.asn)?,
+        sequence: 0,
+        sticky: false,
+        router_mac: Some(router_mac),
+        default_gateway: false,
+        pmsi: None,
+        esi: Esi::default(),
+        gateway: None,
+    };
+    let rd = RouteDistinguisher::new(context.router_id, domain.vrf.rd_number);
+    Ok(vec![Route { key: RouteKey::IpPrefix { rd, etag: 0, prefix }, attributes: Arc::new(attributes) }])
+}
+
+/// The network of a subnet that is told to the fabric as connected.
+pub fn connected<'a>(snapshot: &'a Snapshot, vrf: &Name, prefix: Prefix) -> Option<&'a NetworkKey> {
+    let network = &snapshot.subnets.get(&(vrf.clone(), prefix))?.value.network;
+    let told = domain(snapshot, vrf).is_some_and(|domain| !domain.vrf.no_connected);
+    (told && irb(snapshot, network) != Irb::None).then_some(network)
 }
 
 /// Mobility sequence of a binding. 32 bits are four thousand million moves of one port.
@@ -180,19 +256,32 @@ fn attributes(network: &Network, vtep: IpAddr, context: &Context) -> Result<Attr
     })
 }
 
-/// All routes of a snapshot. A million ports pass through here at the start: nothing but the result is collected.
-pub fn all_routes(snapshot: &Snapshot, context: &Context, interner: &mut Interner) -> Vec<Route> {
+/// All routes. A million ports pass through here at the start: nothing but the result is collected.
+pub fn all_routes(view: &View, context: &Context, interner: &mut Interner) -> Vec<Route> {
+    let snapshot = &view.snapshot;
     let mut all = Vec::with_capacity(snapshot.by_node.len());
-    let mut last: Option<(&Name, &NetworkKey)> = None;
-    // Ordered by node, then by network: each network at a node is one run.
-    for (node, key) in &snapshot.by_node {
-        if last != Some((node, &key.network)) {
-            last = Some((node, &key.network));
-            let flood = flood_route(snapshot, context, &key.network, node).unwrap_or_default();
-            all.extend(flood.into_iter().map(|route| share(route, interner)));
-        }
-        let routes = port_routes(snapshot, context, key).unwrap_or_default();
+    for (_, key) in &snapshot.by_node {
+        let routes = port_routes(view, context, key).unwrap_or_default();
         all.extend(routes.into_iter().map(|route| share(route, interner)));
+    }
+    let mut places: BTreeSet<(NetworkKey, IpAddr)> = BTreeSet::new();
+    for node in snapshot.nodes.values().map(|record| &record.value).filter(|node| node.mode.is_spoken_for()) {
+        for network in networks_of_node(snapshot, &node.name) {
+            let vteps = node.vtep.into_iter().chain(node.anycast_vtep);
+            places.extend(vteps.map(|vtep| (network.clone(), vtep)));
+        }
+    }
+    for (network, vtep) in &places {
+        let routes = flood_route(snapshot, context, network, *vtep).unwrap_or_default();
+        all.extend(routes.into_iter().map(|route| share(route, interner)));
+    }
+    for vrf in snapshot.vrfs.values().map(|record| &record.value).filter(|vrf| vrf.l3_vni.is_some()) {
+        let subnets = snapshot.subnets_of_vrf(&vrf.name).map(|record| record.value.prefix);
+        let prefixes: BTreeSet<Prefix> = subnets.chain(vrf.routes.iter().map(|route| route.prefix)).collect();
+        for prefix in prefixes {
+            let routes = prefix_route(snapshot, context, &vrf.name, prefix).unwrap_or_default();
+            all.extend(routes.into_iter().map(|route| share(route, interner)));
+        }
     }
     all
 }
@@ -202,47 +291,17 @@ fn share(route: Route, interner: &mut Interner) -> Route {
     Route { key: route.key, attributes: interner.share(attributes) }
 }
 
-/// Units whose routes may differ between two snapshots.
-pub fn dirty_units(old: &Snapshot, new: &Snapshot, changed: &Changed) -> BTreeSet<Unit> {
-    let mut units = BTreeSet::new();
-    for key in &changed.ports {
-        add_port(&mut units, [old, new], key);
-    }
-    for snapshot in [old, new] {
-        for network in &changed.networks {
-            for key in ports_of_network(snapshot, network) {
-                add_port(&mut units, [old, new], key);
-            }
-        }
-        for node in &changed.nodes {
-            for key in ports_of_node(snapshot, node) {
-                add_port(&mut units, [old, new], key);
-            }
-        }
-    }
-    units
-}
-
-fn add_port(units: &mut BTreeSet<Unit>, snapshots: [&Snapshot; 2], key: &PortKey) {
-    for snapshot in snapshots {
-        if let Some(binding) = snapshot.bindings.get(key) {
-            units.insert(Unit::Flood(key.network.clone(), binding.value.node.clone()));
-        }
-    }
-    units.insert(Unit::Port(key.clone()));
-}
-
-/// What turns the routes of one snapshot into those of another: new and moved routes first, then withdrawals.
+/// What turns the routes of one view into those of another: new and moved routes first, then withdrawals.
 pub fn route_changes(
-    old: &Snapshot,
-    new: &Snapshot,
+    old: &View,
+    new: &View,
     context: &Context,
     units: &BTreeSet<Unit>,
     interner: &mut Interner,
 ) -> Vec<RouteChange> {
     // By key over all units, as a route may pass from one port to another: that is a replace and not a withdrawal.
-    let collect = |snapshot: &Snapshot| -> BTreeMap<RouteKey, Arc<Attributes>> {
-        let routes = units.iter().flat_map(|unit| routes(snapshot, context, unit).unwrap_or_default());
+    let collect = |view: &View| -> BTreeMap<RouteKey, Arc<Attributes>> {
+        let routes = units.iter().flat_map(|unit| routes(view, context, unit).unwrap_or_default());
         routes.map(|route| (route.key, route.attributes)).collect()
     };
     let (before, after) = (collect(old), collect(new));

@@ -14,7 +14,8 @@ use super::imports::{ImportTable, Policy};
 use super::node::View;
 use crate::keys::RecordKey;
 use crate::model::{
-    Attachment, Binding, MacvlanMode, Network, Node, NodeMode, Port, RateLimit, Subnet, WorkloadKind,
+    Attachment, Binding, Irb, MacvlanMode, Network, Node, NodeMode, Port, RateLimit, Subnet, Uplink, Vrf,
+    VrfRoute, WorkloadKind,
 };
 use crate::snapshot::Snapshot;
 
@@ -134,8 +135,60 @@ impl World {
         self.put(&RecordKey::Port(port.key.clone()), &port);
     }
 
+    pub(crate) fn vrf(&mut self, vrf: &str, l3_vni: Option<u32>, change: impl FnOnce(&mut Vrf)) {
+        let mut record = Vrf {
+            name: name(vrf),
+            l3_vni: l3_vni.map(vni),
+            export_targets: Vec::new(),
+            import_targets: Vec::new(),
+            routes: Vec::new(),
+            no_connected: false,
+            rd_number: if vrf == "default" { 60_001 } else { 60_002 },
+        };
+        change(&mut record);
+        self.put(&RecordKey::Vrf(name(vrf)), &record);
+    }
+
+    pub(crate) fn node_with(&mut self, node: Node) {
+        self.put(&RecordKey::Node(node.name.clone()), &node);
+    }
+
+    pub(crate) fn switch(&mut self, node: &str, mode: NodeMode, vtep: &str, anycast: Option<&str>) {
+        self.node_with(Node {
+            vtep: Some(vtep.parse().unwrap()),
+            anycast_vtep: anycast.map(|vtep| vtep.parse().unwrap()),
+            ..plain_node(node, mode)
+        });
+    }
+
+    /// A host with uplinks to interfaces `to-HOST` of these switches.
+    pub(crate) fn host(&mut self, host: &str, switches: &[&str], esi: Option<&str>) {
+        let uplink = |(n, switch): (usize, &&str)| Uplink {
+            interface: format!("eth{n}"),
+            switch: name(switch),
+            switch_interface: format!("to-{host}"),
+        };
+        self.node_with(Node {
+            uplinks: switches.iter().enumerate().map(uplink).collect(),
+            esi: esi.map(|esi| crate::model::parse_esi(esi).unwrap()),
+            ..plain_node(host, NodeMode::Host)
+        });
+    }
+
     pub(crate) fn bind(&mut self, port: &str, node: &str) {
         self.binding(port, node, true);
+    }
+
+    pub(crate) fn bind_by(&mut self, port: &str, node: &str, attachment: Option<Attachment>) {
+        self.binding(port, node, true);
+        let key = port_key(port);
+        let mut binding = self.snapshot.bindings.get(&key).unwrap().value.clone();
+        binding.attachment = attachment;
+        if attachment.is_none() {
+            binding.kind = WorkloadKind::BareMetal;
+            binding.interface = "swp9".into();
+        }
+        self.put(&RecordKey::Binding(key), &binding);
     }
 
     pub(crate) fn unbind(&mut self, port: &str) {
@@ -180,7 +233,7 @@ impl World {
     }
 
     pub(crate) fn view(&self, table: &ImportTable) -> View {
-        View { snapshot: Arc::new(self.snapshot.clone()), imports: table.imports().clone() }
+        View { snapshot: Arc::new(self.snapshot.clone()), imports: table.imports().clone(), asn: CONTEXT.asn }
     }
 
     pub(crate) fn policy(&self) -> Policy {
@@ -202,6 +255,23 @@ pub(crate) fn imet(rd: u8, n: u32, vtep: &str) -> Route {
     let tunnel: IpAddr = vtep.parse().unwrap();
     let attributes = Attributes { pmsi: Some(Pmsi { vni: vni(n), tunnel }), ..foreign(n, vtep) };
     Route { key: RouteKey::Imet { rd, etag: 0, originator: tunnel }, attributes: Arc::new(attributes) }
+}
+
+/// The L3 part of a symmetric network, on a route as a switch would send it.
+pub(crate) fn routed(route: Route, l3_vni: u32, router_mac: Mac) -> Route {
+    let mut attributes = (*route.attributes).clone();
+    attributes.route_targets.push(RouteTarget::new(65000, l3_vni).unwrap());
+    attributes.l3_vni = Some(vni(l3_vni));
+    attributes.router_mac = Some(router_mac);
+    Route { key: route.key, attributes: Arc::new(attributes) }
+}
+
+/// A type 5 route as a switch would send it.
+pub(crate) fn ip_prefix(rd: u8, l3_vni: u32, prefix: &str, vtep: &str, router_mac: Mac) -> Route {
+    let rd = RouteDistinguisher::new(Ipv4Addr::new(10, 98, 0, rd), 3);
+    let attributes = Attributes { router_mac: Some(router_mac), ..foreign(l3_vni, vtep) };
+    let key = RouteKey::IpPrefix { rd, etag: 0, prefix: prefix.parse().unwrap() };
+    Route { key, attributes: Arc::new(attributes) }
 }
 
 fn foreign(n: u32, vtep: &str) -> Attributes {
@@ -232,9 +302,51 @@ pub(crate) enum Step {
     Vni(u8, bool),
     DropNetwork(u8),
     Subnet(bool),
-    Announce { peer: u8, mac: u8, ip: Option<u8>, vtep: u8, sequence: u8, network: u8 },
-    Withdraw { peer: u8, mac: u8, ip: Option<u8> },
-    Flood { vtep: u8, network: u8, there: bool },
+    Announce {
+        peer: u8,
+        mac: u8,
+        ip: Option<u8>,
+        vtep: u8,
+        sequence: u8,
+        network: u8,
+    },
+    Withdraw {
+        peer: u8,
+        mac: u8,
+        ip: Option<u8>,
+    },
+    Flood {
+        vtep: u8,
+        network: u8,
+        there: bool,
+    },
+    /// A switch: mode, shared VTEP, networks it lists.
+    Switch(u8, u8, bool, bool),
+    /// A host behind switches: the first, the second or both; with an Ethernet segment.
+    Host(u8, u8, bool),
+    Attach(u8, u8, u8),
+    Irb(u8, u8),
+    Vrf {
+        n: u8,
+        l3: bool,
+        leak: u8,
+        no_connected: bool,
+        route: Option<u8>,
+    },
+    Prefix {
+        peer: u8,
+        rd: u8,
+        l3: u8,
+        wide: bool,
+        there: bool,
+    },
+    Routed {
+        peer: u8,
+        mac: u8,
+        ip: u8,
+        vtep: u8,
+        sequence: u8,
+    },
 }
 
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -249,7 +361,7 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..2, any::<bool>()).prop_map(|(n, v)| Step::Vni(n, v)),
         1 => (0u8..2).prop_map(Step::DropNetwork),
         1 => any::<bool>().prop_map(Step::Subnet),
-        5 => (0u8..2, small.clone(), proptest::option::of(small.clone()), 0u8..6, 0u8..3, 0u8..2).prop_map(
+        5 => (0u8..2, small.clone(), proptest::option::of(small.clone()), 0u8..8, 0u8..3, 0u8..2).prop_map(
             |(peer, mac, ip, vtep, sequence, network)| Step::Announce { peer, mac, ip, vtep, sequence, network }
         ),
         3 => (0u8..2, small.clone(), proptest::option::of(small)).prop_map(
@@ -258,11 +370,26 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0u8..6, 0u8..2, any::<bool>()).prop_map(
             |(vtep, network, there)| Step::Flood { vtep, network, there }
         ),
+        2 => (0u8..2, 0u8..4, any::<bool>(), any::<bool>()).prop_map(|(n, m, a, l)| Step::Switch(n, m, a, l)),
+        2 => (0u8..2, 0u8..3, any::<bool>()).prop_map(|(n, s, e)| Step::Host(n, s, e)),
+        6 => (0u8..12, 0u8..5, 0u8..5).prop_map(|(p, n, a)| Step::Attach(p, n, a)),
+        2 => (0u8..3, 0u8..4).prop_map(|(n, irb)| Step::Irb(n, irb)),
+        2 => (0u8..2, any::<bool>(), 0u8..3, any::<bool>(), proptest::option::of(0u8..3)).prop_map(
+            |(n, l3, leak, no_connected, route)| Step::Vrf { n, l3, leak, no_connected, route }
+        ),
+        2 => (0u8..2, 0u8..3, 0u8..2, any::<bool>(), any::<bool>()).prop_map(
+            |(peer, rd, l3, wide, there)| Step::Prefix { peer, rd, l3, wide, there }
+        ),
+        2 => (0u8..2, 0u8..6, 0u8..6, 0u8..8, 0u8..3).prop_map(
+            |(peer, mac, ip, vtep, sequence)| Step::Routed { peer, mac, ip, vtep, sequence }
+        ),
     ];
     proptest::collection::vec(step, 1..40)
 }
 
-pub(crate) const NETWORKS: [&str; 2] = ["web", "db"];
+pub(crate) const NETWORKS: [&str; 3] = ["web", "db", "red/app"];
+/// Every node that steps may make.
+pub(crate) const NODES: [&str; 8] = ["h0", "h1", "h2", "h3", "s0", "s1", "b0", "b1"];
 
 /// Ports 0 to 3 are in `web`, the others in `db`.
 fn nth_port(p: u8) -> String {
@@ -270,7 +397,13 @@ fn nth_port(p: u8) -> String {
 }
 
 pub(crate) fn vtep(n: u8, other: bool) -> String {
+    // 6 and 7 are the switches'.
     format!("10.0.{}.{}", u8::from(other), if n == 0 { 200 } else { n })
+}
+
+/// Number of a network in steps.
+fn number(n: u8) -> u32 {
+    110 + 10 * u32::from(n)
 }
 
 /// MACs and addresses that ports and the fabric fight for.
@@ -312,7 +445,9 @@ impl World {
                 self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/24".parse().unwrap()));
                 self.subnet("web", if *wide { "10.8.0.0/16" } else { "10.8.0.0/24" }, Some("10.8.0.1"));
             }
-            _ => self.hear(table, step),
+            Step::Announce { .. } | Step::Withdraw { .. } | Step::Flood { .. } => self.hear(table, step),
+            Step::Prefix { .. } | Step::Routed { .. } => self.hear_routed(table, step),
+            _ => self.weave(step),
         }
         table.set_policy(self.policy());
     }
@@ -324,6 +459,92 @@ impl World {
         let mac_owner = self.snapshot.by_mac.get(&(key.network.clone(), mac));
         if mac_owner.is_none_or(|owner| owner.value.key == key) {
             self.port_with(&port, vec![address], mac);
+        }
+    }
+
+    /// Steps of the fabric's records.
+    fn weave(&mut self, step: &Step) {
+        match step {
+            Step::Switch(n, mode, anycast, lists) => {
+                let mode = [NodeMode::TorEvpn, NodeMode::TorAgent, NodeMode::TorStatic, NodeMode::TorAgent]
+                    [usize::from(*mode)];
+                let networks = if *lists { vec!["db".parse().unwrap()] } else { vec![] };
+                self.node_with(Node {
+                    vtep: Some(vtep(6 + n, false).parse().unwrap()),
+                    anycast_vtep: anycast.then(|| "10.0.0.99".parse().unwrap()),
+                    router_mac: (mode == NodeMode::TorEvpn).then(|| Mac::new([2, 9, 9, 9, 9, *n])),
+                    networks,
+                    ..plain_node(&format!("s{n}"), mode)
+                });
+            }
+            Step::Host(n, switches, esi) => {
+                let switches = [&["s0"][..], &["s1"], &["s0", "s1"]][usize::from(*switches)];
+                self.host(&format!("b{n}"), switches, esi.then_some("03:44:38:39:ff:ff:01:00:00:01"));
+            }
+            Step::Attach(p, n, how) => {
+                let (port, node) = (nth_port(*p), ["b0", "b1", "s0", "s1", "h1"][usize::from(*n)]);
+                if self.snapshot.ports.get(&port_key(&port)).is_none() {
+                    self.readdress(*p, *p % 4);
+                }
+                if self.snapshot.ports.get(&port_key(&port)).is_some() {
+                    let ways =
+                        [Attachment::Bridge, Attachment::Routed, Attachment::Ipvlan, Attachment::Macvlan];
+                    let attachment =
+                        if node.starts_with('s') { None } else { ways.get(usize::from(*how)).copied() };
+                    self.bind_by(&port, node, attachment);
+                }
+            }
+            Step::Irb(n, irb) => {
+                let irb =
+                    [None, Some(Irb::None), Some(Irb::Symmetric), Some(Irb::Asymmetric)][usize::from(*irb)];
+                self.network_with(NETWORKS[usize::from(*n)], number(*n), |network| network.irb = irb);
+            }
+            Step::Vrf { n, l3, leak, no_connected, route } => {
+                let (vrf, l3_vni) = [("default", 4001), ("red", 4002)][usize::from(*n)];
+                let targets = |numbers: &[u32]| -> Vec<RouteTarget> {
+                    numbers.iter().map(|n| RouteTarget::new(65000, *n).unwrap()).collect()
+                };
+                self.vrf(vrf, l3.then_some(l3_vni), |vrf| {
+                    vrf.import_targets = match leak {
+                        0 => Vec::new(),
+                        1 => targets(&[4001, 4002]),
+                        _ => targets(&[l3_vni, 110]),
+                    };
+                    vrf.no_connected = *no_connected;
+                    let node = route.map(|n| name(["h1", "s0", "h3"][usize::from(n)]));
+                    vrf.routes = node
+                        .map(|node| VrfRoute { prefix: "172.31.0.0/16".parse().unwrap(), node })
+                        .into_iter()
+                        .collect();
+                });
+                self.subnet("red/app", "10.10.0.0/24", Some("10.10.0.1"));
+            }
+            _ => {}
+        }
+    }
+
+    fn hear_routed(&mut self, table: &mut ImportTable, step: &Step) {
+        let peer = |n: u8| IpAddr::from([10, 99, 0, 100 + n]);
+        let router_mac = |vtep: u8| Mac::new([2, 8, 8, 8, 8, vtep]);
+        match step {
+            Step::Prefix { peer: p, rd, l3, wide, there } => {
+                let prefix = if *wide { "172.31.0.0/16" } else { "10.10.0.0/24" };
+                let route =
+                    ip_prefix(*rd, 4001 + u32::from(*l3), prefix, &vtep(*rd + 4, false), router_mac(*rd));
+                let change = match there {
+                    true => causeway_bgp::RouteChange::Announce(route),
+                    false => causeway_bgp::RouteChange::Withdraw(route.key),
+                };
+                table.apply(peer(*p), vec![change]);
+            }
+            Step::Routed { peer: p, mac, ip, vtep: v, sequence } => {
+                let mac = Mac::from_ipv4(Ipv4Addr::new(10, 8, 0, 10 + mac));
+                let ip = nth_address(0, *ip);
+                let route = mac_ip(7, 110, mac, Some(&ip), &vtep(*v, false), u32::from(*sequence));
+                let route = routed(route, 4001, router_mac(*v));
+                table.apply(peer(*p), vec![causeway_bgp::RouteChange::Announce(route)]);
+            }
+            _ => {}
         }
     }
 

@@ -6,17 +6,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_bgp::{Attributes, RouteChange, RouteKey, RouteTarget};
-use causeway_proto::{Mac, Name, NetworkKey, PortKey, Vni};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, Prefix, Vni};
 use imbl::ordmap::DiffItem;
 use imbl::{OrdMap, OrdSet};
 
 use super::evpn::{Context, import_targets};
+use super::routing::{domain, vrf_imports};
+use super::{bound, place};
 use crate::snapshot::Snapshot;
+use prefixes::PrefixTable;
+
+mod prefixes;
 
 /// Which networks import what, and whose word does not count: what a verdict needs to know of a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
     networks: BTreeMap<RouteTarget, Vec<(NetworkKey, Vni)>>,
+    vrfs: BTreeMap<RouteTarget, Vec<(Name, Vni)>>,
+    /// VTEPs for which the controllers speak.
     nodes: BTreeMap<IpAddr, Name>,
     router_id: Option<[u8; 4]>,
 }
@@ -30,13 +37,67 @@ impl Policy {
                 networks.entry(target).or_default().push((key.clone(), record.value.vni));
             }
         }
-        let nodes = snapshot.by_vtep.iter().cloned().collect();
-        Policy { networks, nodes, router_id: Some(context.router_id.octets()) }
+        let mut vrfs: BTreeMap<RouteTarget, Vec<(Name, Vni)>> = BTreeMap::new();
+        for domain in snapshot.vrfs.keys().filter_map(|name| domain(snapshot, name)) {
+            for target in vrf_imports(&domain, context.asn) {
+                vrfs.entry(target).or_default().push((domain.vrf.name.clone(), domain.vni));
+            }
+        }
+        let nodes = snapshot.by_vtep.iter().filter(|(_, name)| {
+            snapshot.nodes.get(name).is_some_and(|record| record.value.mode.is_spoken_for())
+        });
+        Policy {
+            networks,
+            vrfs,
+            nodes: nodes.cloned().collect(),
+            router_id: Some(context.router_id.octets()),
+        }
+    }
+
+    fn is_ours(&self, key: &RouteKey) -> bool {
+        self.router_id.is_some_and(|id| key.rd().0[..2] == [0, 1] && key.rd().0[2..6] == id)
+    }
+
+    /// What a received route means to routing: a prefix for VRFs, or a host by the L3 part of a type 2.
+    pub fn judge_prefix(&self, key: &RouteKey, attributes: &Attributes) -> Result<Prefixed, Unused> {
+        if self.is_ours(key) {
+            return Err(Unused::Ours);
+        }
+        let (prefix, label) = match *key {
+            RouteKey::IpPrefix { prefix, .. } => (prefix, attributes.vni),
+            RouteKey::MacIp { ip: Some(ip), .. } => (Prefix::host(ip), attributes.l3_vni),
+            _ => return Err(Unused::Type(key.route_type())),
+        };
+        if attributes.gateway.is_some() {
+            return Err(Unused::Gateway);
+        }
+        let vtep = attributes.next_hop;
+        if let Some(node) = self.nodes.get(&vtep) {
+            return Err(Unused::Node(node.clone()));
+        }
+        let Some(router_mac) = attributes.router_mac.filter(|mac| mac.is_unicast()) else {
+            return Err(Unused::NoRouterMac);
+        };
+        let matching = attributes.route_targets.iter().filter_map(|target| self.vrfs.get(target)).flatten();
+        // Frames leave with the VRF's own VNI: a VTEP that asks for another one would not find its table. What is
+        // imported from another VRF of ours is looked up there, and thus leaves with that one's.
+        let (fitting, other): (Vec<_>, Vec<_>) = matching.partition(|(_, vni)| label == Some(*vni));
+        match (fitting.is_empty(), other.first(), label) {
+            (false, _, _) => {
+                let vrfs: BTreeSet<Name> = fitting.into_iter().map(|(vrf, _)| vrf.clone()).collect();
+                Ok(Prefixed { vrfs, prefix, vtep, router_mac })
+            }
+            (true, Some((vrf, vni)), Some(label)) => {
+                Err(Unused::OtherL3Vni { vrf: vrf.clone(), vni: *vni, label })
+            }
+            (true, Some(_), None) => Err(Unused::NoL3Vni),
+            (true, None, _) => Err(Unused::NoVrf(attributes.route_targets.clone())),
+        }
     }
 
     /// What a received route means to us.
     pub fn judge(&self, key: &RouteKey, attributes: &Attributes) -> Result<Imported, Unused> {
-        if self.router_id.is_some_and(|id| key.rd().0[..2] == [0, 1] && key.rd().0[2..6] == id) {
+        if self.is_ours(key) {
             return Err(Unused::Ours);
         }
         if !matches!(key, RouteKey::MacIp { .. } | RouteKey::Imet { .. }) {
@@ -78,6 +139,19 @@ pub struct Imported {
     pub vtep: IpAddr,
 }
 
+/// A received route that leads to a prefix of VRFs of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefixed {
+    /// The VRFs whose L3 VNI and targets it has.
+    pub vrfs: BTreeSet<Name>,
+    /// The prefix; a host's for a type 2.
+    pub prefix: Prefix,
+    /// Where its packets go.
+    pub vtep: IpAddr,
+    /// That VTEP's router MAC.
+    pub router_mac: Mac,
+}
+
 /// Why a received route is not used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unused {
@@ -96,6 +170,23 @@ pub enum Unused {
         /// The network.
         network: NetworkKey,
         /// Its VNI.
+        vni: Vni,
+        /// The route's.
+        label: Vni,
+    },
+    /// A type 5 with a gateway address: the interface-ful models (RFC 9136 §4.4.2) are not ours.
+    Gateway,
+    /// Routed without a router MAC: nobody knows whom to send frames to.
+    NoRouterMac,
+    /// No VRF imports its targets.
+    NoVrf(Vec<RouteTarget>),
+    /// A VRF imports it, but it has no L3 VNI.
+    NoL3Vni,
+    /// The target is a VRF's, the label is not.
+    OtherL3Vni {
+        /// The VRF.
+        vrf: Name,
+        /// Its L3 VNI.
         vni: Vni,
         /// The route's.
         label: Vni,
@@ -124,15 +215,23 @@ impl fmt::Display for Unused {
         match self {
             Unused::Ours => f.write_str("our own route, reflected"),
             Unused::Type(n) => write!(f, "hosts do nothing with type {n}"),
+            Unused::Gateway => f.write_str("it has a gateway address, which is not followed"),
+            Unused::NoRouterMac => f.write_str("it has no router MAC"),
+            Unused::NoVrf(targets) if targets.is_empty() => f.write_str("it has no route target"),
+            Unused::NoVrf(targets) => {
+                f.write_str("no VRF imports ")?;
+                list(f, targets)
+            }
+            Unused::NoL3Vni => f.write_str("a VRF imports it, but it names no L3 VNI"),
+            Unused::OtherL3Vni { vrf, vni, label } => {
+                write!(f, "its label {label} is not L3 VNI {vni} of VRF {vrf}")
+            }
             Unused::NoTunnel => f.write_str("type 3 without a PMSI tunnel"),
             Unused::Node(node) => write!(f, "its next hop is node {node}, whose ports the store knows"),
             Unused::NoNetwork(targets) if targets.is_empty() => f.write_str("it has no route target"),
             Unused::NoNetwork(targets) => {
                 f.write_str("no network imports ")?;
-                for (i, target) in targets.iter().enumerate() {
-                    write!(f, "{}{target}", if i == 0 { "" } else { ", " })?;
-                }
-                Ok(())
+                list(f, targets)
             }
             Unused::OtherVni { network, vni, label } => {
                 write!(f, "its label {label} is not VNI {vni} of network {network}")
@@ -144,6 +243,13 @@ impl fmt::Display for Unused {
             Unused::Beaten(Rule::Same) => f.write_str("the same as a route that is used"),
         }
     }
+}
+
+fn list(f: &mut fmt::Formatter<'_>, targets: &[RouteTarget]) -> fmt::Result {
+    for (i, target) in targets.iter().enumerate() {
+        write!(f, "{}{target}", if i == 0 { "" } else { ", " })?;
+    }
+    Ok(())
 }
 
 /// A type 2 route for a MAC, as far as it competes with others.
@@ -183,7 +289,19 @@ pub struct ImportedMac {
     pub vtep: IpAddr,
     /// Its addresses, ordered.
     pub addresses: Vec<IpAddr>,
+    /// The highest mobility sequence with which each VTEP says it.
+    pub sequences: BTreeMap<IpAddr, u32>,
 }
+
+impl ImportedMac {
+    /// The highest mobility sequence with which a VTEP says it; 0 if it does not.
+    pub fn sequence_at(&self, vtep: IpAddr) -> u32 {
+        self.sequences.get(&vtep).copied().unwrap_or(0)
+    }
+}
+
+/// VTEPs of equal cost, each with its router MAC.
+pub type Ways = BTreeSet<(IpAddr, Mac)>;
 
 /// What the fabric says, ready for nodes. Cheap to clone, never changed in place.
 #[derive(Debug, Clone, Default)]
@@ -194,6 +312,8 @@ pub struct Imports {
     pub floods: OrdSet<(NetworkKey, IpAddr)>,
     /// Index: who has an address.
     pub by_address: OrdMap<(NetworkKey, IpAddr), Mac>,
+    /// Prefixes, and hosts by the L3 part of their type 2, of each VRF: VTEPs of equal cost with their router MACs.
+    pub prefixes: OrdMap<(Name, Prefix), Arc<Ways>>,
 }
 
 impl Imports {
@@ -216,12 +336,20 @@ impl Imports {
                 }
             };
         }
+        for item in old.prefixes.diff(&other.prefixes) {
+            match item {
+                DiffItem::Remove(key, _) => self.prefixes.remove(key),
+                DiffItem::Add(key, value) | DiffItem::Update { new: (key, value), .. } => {
+                    self.prefixes.insert(key.clone(), Arc::clone(value))
+                }
+            };
+        }
         self.floods = other.floods.clone();
         self
     }
 }
 
-/// All that peers have announced, and what of it is used. Types 2 and 3 only.
+/// All that peers have announced, and what of it is used. Types 2, 3 and 5 only.
 #[derive(Debug, Default)]
 pub struct ImportTable {
     policy: Policy,
@@ -229,6 +357,7 @@ pub struct ImportTable {
     candidates: BTreeMap<(NetworkKey, Mac), Vec<Candidate>>,
     addresses: BTreeMap<(NetworkKey, IpAddr), BTreeSet<Mac>>,
     flooders: BTreeMap<(NetworkKey, IpAddr), BTreeSet<(RouteKey, IpAddr)>>,
+    prefixes: PrefixTable,
     imports: Imports,
 }
 
@@ -243,7 +372,7 @@ impl ImportTable {
         &self.policy
     }
 
-    /// Routes of types 2 and 3 that are held.
+    /// Routes of types 2, 3 and 5 that are held.
     pub fn len(&self) -> usize {
         self.received.len()
     }
@@ -281,8 +410,11 @@ impl ImportTable {
     }
 
     fn announce(&mut self, peer: IpAddr, key: RouteKey, attributes: Arc<Attributes>) {
-        if !matches!(key, RouteKey::MacIp { .. } | RouteKey::Imet { .. }) {
+        if !matches!(key, RouteKey::MacIp { .. } | RouteKey::Imet { .. } | RouteKey::IpPrefix { .. }) {
             return;
+        }
+        if let Ok(prefixed) = self.policy.judge_prefix(&key, &attributes) {
+            self.prefixes.add(&mut self.imports, peer, key, attributes.sequence, &prefixed);
         }
         let judged = self.policy.judge(&key, &attributes);
         if let Ok(Imported { network, vtep }) = judged {
@@ -307,6 +439,9 @@ impl ImportTable {
 
     fn withdraw(&mut self, peer: IpAddr, key: &RouteKey) {
         let Some(attributes) = self.received.remove(&(*key, peer)) else { return };
+        if let Ok(prefixed) = self.policy.judge_prefix(key, &attributes) {
+            self.prefixes.remove(&mut self.imports, peer, key, &prefixed);
+        }
         let Ok(Imported { network, vtep }) = self.policy.judge(key, &attributes) else { return };
         match *key {
             RouteKey::MacIp { mac, ip, .. } => {
@@ -379,8 +514,14 @@ impl ImportTable {
             let vtep = best.vtep;
             let list = self.candidates.get(&place).into_iter().flatten();
             let mine = |ip: &IpAddr| self.imports.by_address.get(&(network.clone(), *ip)) == Some(&mac);
-            let addresses: BTreeSet<IpAddr> = list.filter_map(|c| c.ip).filter(mine).collect();
-            Arc::new(ImportedMac { vtep, addresses: addresses.into_iter().collect() })
+            let mut sequences: BTreeMap<IpAddr, u32> = BTreeMap::new();
+            let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+            for candidate in list {
+                let highest = sequences.entry(candidate.vtep).or_default();
+                *highest = (*highest).max(candidate.sequence);
+                addresses.extend(candidate.ip.filter(mine));
+            }
+            Arc::new(ImportedMac { vtep, addresses: addresses.into_iter().collect(), sequences })
         });
         if old == new {
             return;
@@ -403,7 +544,11 @@ impl ImportTable {
         let attributes = self.received.get(&(*key, peer))?;
         let Imported { network, vtep } = self.policy.judge(key, attributes).ok()?;
         let owner = snapshot.by_mac.get(&(network, mac))?;
-        Some((owner.value.key.clone(), vtep))
+        // A switch with EVPN of its own says the port where it is, as it shall.
+        let there = bound(snapshot, &owner.value.key).is_some_and(|bound| {
+            place::vteps(snapshot, bound.node).any(|node| node.vtep == Some(vtep)) || bound.place.vtep == vtep
+        });
+        (!there).then(|| (owner.value.key.clone(), vtep))
     }
 
     /// Whether a received route is used, and by which rule not.
