@@ -18,7 +18,11 @@ use crate::find::{known_lab, known_labs, lab_dir, lab_name, running_lab, topolog
 use crate::note::note;
 use crate::report::{self, interfaces, node_rows, nodes_table};
 use crate::state::{LabState, NodeState, Runner, log_path};
-use crate::up::{Step, UpOptions, up};
+use crate::up::{Place, Step, UpOptions, up};
+
+mod guest;
+
+pub use guest::{GuestArgs, GuestExecArgs, KeepArgs};
 
 /// Labs from containerlab files, in network namespaces.
 #[derive(Debug, Subcommand)]
@@ -40,6 +44,17 @@ pub enum LabCommand {
     /// List the labs of this machine
     #[command(visible_alias = "ls")]
     List(ListArgs),
+    /// Run a command in a QEMU guest: Debian's kernel over this machine's files; its exit status is ours
+    Guest(GuestArgs),
+    /// In a lab's guest: brings the lab up and runs commands
+    #[command(hide = true)]
+    GuestServe,
+    /// Holds the guest of a lab
+    #[command(hide = true)]
+    GuestKeep(KeepArgs),
+    /// A command in a node of a lab in a guest
+    #[command(hide = true)]
+    GuestExec(GuestExecArgs),
     /// PID 1 of a node; the runner starts it
     #[command(hide = true)]
     Init(InitArgs),
@@ -78,6 +93,15 @@ pub struct UpArgs {
     /// Run images that are not defined here on a stand-in: FRR's on causeway/frr:8.4, others on the machine's own root
     #[arg(long)]
     stand_in: bool,
+    /// Run the lab in a QEMU guest; default: if this kernel lacks what the lab needs
+    #[arg(long, conflicts_with = "no_vm")]
+    vm: bool,
+    /// Run the lab on this machine's kernel in any case
+    #[arg(long)]
+    no_vm: bool,
+    /// Memory of the guest; default: 1024 and 96 for each node
+    #[arg(long, value_name = "MIB")]
+    vm_memory: Option<u32>,
     /// How to print the nodes when the lab is up
     #[arg(short, long, alias = "format", value_enum, default_value = "table")]
     output: Output,
@@ -199,6 +223,10 @@ impl LabCommand {
             LabCommand::Graph(args) => run_graph(&args),
             LabCommand::Logs(args) => run_logs(&args),
             LabCommand::List(args) => run_list(&args),
+            LabCommand::Guest(args) => guest::run(args),
+            LabCommand::GuestServe => guest::serve(),
+            LabCommand::GuestKeep(args) => Ok(guest::keep(&args)),
+            LabCommand::GuestExec(args) => guest::exec(args),
             LabCommand::Init(args) => Ok(crate::init::run(&args.spec, args.inner)),
         }
     }
@@ -223,6 +251,12 @@ fn run_up(args: UpArgs) -> anyhow::Result<ExitCode> {
         name: args.which.name.clone(),
         keep: true,
         stand_in: args.stand_in,
+        place: match (args.vm, args.no_vm) {
+            (true, _) => Place::Guest,
+            (_, true) => Place::Here,
+            _ => Place::Auto,
+        },
+        guest_memory: args.vm_memory,
         cancel,
         progress: progress_printer(),
         ..UpOptions::new(&args.which.topo)
@@ -513,7 +547,7 @@ fn run_list(args: &ListArgs) -> anyhow::Result<ExitCode> {
                 crate::state::LabPhase::Up => "up",
             },
             nodes: lab.nodes.len(),
-            running: lab.nodes.iter().filter(|node| node.is_alive()).count(),
+            running: lab.running_nodes(),
             name: lab.name,
             runner: lab.runner,
             file: lab.file,

@@ -82,6 +82,7 @@ fn parse(text: &str) -> Result<Vec<LabState>, LabError> {
             created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             nodes: Vec::new(),
             host_interfaces: Vec::new(),
+            guest: None,
             name,
         });
         lab.nodes.push(node(&container, &label));

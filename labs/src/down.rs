@@ -17,6 +17,9 @@ const DEATH: Duration = Duration::from_secs(10);
 /// How long somebody's program in a node's namespace has between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_millis(300);
 
+/// How long the keeper of a guest has to end it.
+const GUEST_GRACE: Duration = Duration::from_secs(5);
+
 /// Takes a lab down: its processes, namespaces, links and state; with `cleanup` also its folder beside the topology
 /// file. Processes of others are not touched, except those that entered a node's network namespace from outside.
 ///
@@ -48,6 +51,7 @@ pub(crate) fn remove_lab_dir(dir: &Path) -> Result<(), LabError> {
 
 /// Removes all that a state names. Holds for half-made labs too; doing it twice changes nothing.
 pub(crate) fn remove(state: &LabState) -> Result<(), LabError> {
+    let guest = remove_guest(state);
     let alive: Vec<_> = state.nodes.iter().filter(|node| node.is_alive()).collect();
     // Found while the namespaces are alive: afterwards the kernel may give their numbers to others.
     let netns: Vec<u64> = alive.iter().map(|node| node.netns).filter(|inode| *inode != 0).collect();
@@ -62,7 +66,7 @@ pub(crate) fn remove(state: &LabState) -> Result<(), LabError> {
     for init in &inits {
         signal(*init, Signal::SIGKILL);
     }
-    let mut result = wait_for_death(&inits, DEATH);
+    let mut result = guest.and(wait_for_death(&inits, DEATH));
     // The kernel has killed what belonged to a node; who came from outside is asked first.
     for guest in &guests {
         signal(*guest, Signal::SIGTERM);
@@ -78,6 +82,22 @@ pub(crate) fn remove(state: &LabState) -> Result<(), LabError> {
         result = result.and(remove_name(&node.netns_path(), node.init));
     }
     result.and(remove_run_dir(&state.name))
+}
+
+/// Ends a lab's guest: its keeper ends QEMU, and if it cannot, the kernel does when the keeper is gone.
+fn remove_guest(state: &LabState) -> Result<(), LabError> {
+    let Some(guest) = &state.guest else { return Ok(()) };
+    let processes: Vec<ProcessId> = guest.keeper.into_iter().chain(guest.qemu).collect();
+    if let Some(keeper) = guest.keeper {
+        signal(keeper, Signal::SIGTERM);
+    }
+    if wait_for_death(&processes, GUEST_GRACE).is_ok() {
+        return Ok(());
+    }
+    for process in &processes {
+        signal(*process, Signal::SIGKILL);
+    }
+    wait_for_death(&processes, DEATH)
 }
 
 /// Removes what is left of labs whose nodes and whose runner are gone: after kill -9, or after a crash. Gives back their

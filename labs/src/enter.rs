@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::containerlab;
 use crate::error::{Act, LabError};
-use crate::state::{LabState, NodeState};
+use crate::note::note;
+use crate::state::{GuestState, LabState, NodeState};
 
 /// Where programs are looked for in a node.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -37,6 +38,9 @@ pub struct ExecResult {
 /// # Errors
 /// The node does not run.
 pub fn command<S: AsRef<OsStr>>(lab: &LabState, node: &NodeState, argv: &[S]) -> Result<Command, LabError> {
+    if let Some(guest) = &lab.guest {
+        return guest_command(lab, guest, node, argv);
+    }
     let pid = alive(lab, node)?;
     if let Some(container) = &node.container {
         return Ok(containerlab::exec(container, &[], argv));
@@ -50,6 +54,10 @@ pub(crate) fn terminal_command<S: AsRef<OsStr>>(
     node: &NodeState,
     argv: &[S],
 ) -> Result<Command, LabError> {
+    if let Some(guest) = &lab.guest {
+        note("this lab runs in a guest: the command has no terminal, its input is passed on line by line");
+        return guest_command(lab, guest, node, argv);
+    }
     let pid = alive(lab, node)?;
     if let Some(container) = &node.container {
         return Ok(containerlab::exec(container, &["--interactive", "--tty"], argv));
@@ -63,11 +71,29 @@ pub(crate) fn terminal_command<S: AsRef<OsStr>>(
     Ok(with_environment(command, words, &node.env))
 }
 
+/// A program of ours on this machine that has the command run in the guest.
+fn guest_command<S: AsRef<OsStr>>(
+    lab: &LabState,
+    guest: &GuestState,
+    node: &NodeState,
+    argv: &[S],
+) -> Result<Command, LabError> {
+    let Some((program, arguments)) = guest.client.split_first().filter(|_| guest.is_alive()) else {
+        return Err(gone(lab, node));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).args(["--lab", &lab.name, "--node", &node.name, "--socket"]);
+    command.arg(&guest.socket).arg("--").args(argv);
+    Ok(command)
+}
+
+fn gone(lab: &LabState, node: &NodeState) -> LabError {
+    let what = format!("it does not run: causeway lab down --name {}, then up again", lab.name);
+    LabError::Node { node: node.name.clone(), what }
+}
+
 fn alive(lab: &LabState, node: &NodeState) -> Result<u32, LabError> {
-    node.init.filter(|init| init.is_alive()).map(|init| init.pid).ok_or_else(|| LabError::Node {
-        node: node.name.clone(),
-        what: format!("it does not run: causeway lab down --name {}, then up again", lab.name),
-    })
+    node.init.filter(|init| init.is_alive()).map(|init| init.pid).ok_or_else(|| gone(lab, node))
 }
 
 /// What nsenter is told. Programs have whole paths: the node's PATH may be anything.

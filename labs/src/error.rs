@@ -137,3 +137,27 @@ impl<T, E: Into<io::Error>> Act<T> for Result<T, E> {
         self.map_err(|source| LabError::Io { act: act(), source: source.into() })
     }
 }
+
+/// An error with its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_comes_with_its_causes() {
+        let source = std::io::Error::from_raw_os_error(2);
+        let error = LabError::Io { act: "mount x".to_owned(), source };
+        assert_eq!(chain(&error), "cannot mount x: No such file or directory (os error 2)");
+    }
+}

@@ -18,9 +18,13 @@
 //! # Ok::<(), causeway_labs::guest::GuestError>(())
 //! ```
 
+pub(crate) mod client;
 mod error;
+pub(crate) mod frame;
+pub(crate) mod keeper;
 mod kernel;
 mod process;
+pub(crate) mod server;
 mod stage;
 mod stream;
 pub mod test;
@@ -30,14 +34,16 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 pub use error::GuestError;
-pub(crate) use process::GuestProcess;
+use process::GuestProcess;
 
 /// Exit status of a command that its guest's time limit has ended, as that of timeout(1).
 pub const TIMED_OUT: i32 = 124;
 
 /// A guest to be: how large it is, how long it may live, what of this machine it sees besides the root.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Guest {
     /// Memory in MiB. Four fifths of it at most hold what is written.
     pub memory: u32,

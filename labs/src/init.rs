@@ -24,7 +24,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, sethostname, setsid};
 
-use crate::error::{Act, LabError};
+use crate::error::{Act, LabError, chain};
 use crate::note::note;
 use crate::spec::{EntryStatus, FromNode, NodeSpec, ToNode};
 use crate::{netns, root};
@@ -46,18 +46,6 @@ pub(crate) fn run(spec: &Path, inner: bool) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn say(socket: &mut UnixStream, message: &FromNode) -> std::io::Result<()> {
@@ -262,12 +250,5 @@ mod tests {
         assert_eq!(sysctl_path("net.ipv4.ip_forward"), "net/ipv4/ip_forward");
         assert_eq!(sysctl_path("net/ipv4/conf/eth0.100/rp_filter"), "net/ipv4/conf/eth0.100/rp_filter");
         assert_eq!(sysctl_path("/../../etc/passwd"), "etc/passwd");
-    }
-
-    #[test]
-    fn an_error_comes_with_its_causes() {
-        let source = std::io::Error::from_raw_os_error(2);
-        let error = LabError::Io { act: "mount x".to_owned(), source };
-        assert_eq!(chain(&error), "cannot mount x: No such file or directory (os error 2)");
     }
 }

@@ -51,5 +51,5 @@ pub use image::{Image, Images};
 pub use probe::missing as missing_features;
 pub use running::RunningLab;
 pub use spec::EntryStatus;
-pub use state::{LabPhase, LabState, NodeState, ProcessId, Runner};
-pub use up::{Step, UpOptions, state_dir, up};
+pub use state::{GuestState, LabPhase, LabState, NodeState, ProcessId, Runner};
+pub use up::{Place, Step, UpOptions, state_dir, up};

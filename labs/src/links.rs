@@ -136,6 +136,11 @@ impl LinkPlan {
         lines.push(format!("link set dev {} up", end.name));
     }
 
+    /// True if it needs interfaces or bridges of the machine.
+    pub(crate) fn is_tied_to_machine(&self) -> bool {
+        !self.machine.is_empty() || !self.needed_bridges.is_empty()
+    }
+
     /// Makes all links.
     ///
     /// # Errors

@@ -46,6 +46,17 @@ impl InitProgram {
         Ok(InitProgram { path, arguments })
     }
 
+    /// The words of a command of ours below `lab`.
+    pub(crate) fn lab_words(&self, words: &[&str]) -> Vec<String> {
+        let mut all = vec![self.path.display().to_string()];
+        // `lab init` or `init`: what stands before the last word.
+        all.extend(
+            self.arguments.iter().take(self.arguments.len().saturating_sub(1)).map(|word| (*word).to_owned()),
+        );
+        all.extend(words.iter().map(|word| (*word).to_owned()));
+        all
+    }
+
     /// Where our other programs are.
     pub(crate) fn folder(&self) -> PathBuf {
         let folder = self.path.parent().map(Path::to_owned).unwrap_or_default();

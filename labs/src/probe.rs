@@ -126,12 +126,6 @@ pub(crate) fn features_of(text: &str) -> Vec<&'static str> {
     FEATURES.iter().map(|(feature, _)| *feature).filter(|feature| is_named(feature)).collect()
 }
 
-/// A feature by one of its names.
-#[allow(dead_code, reason = "labs in guests use it")]
-pub(crate) fn feature(name: &str) -> Option<&'static str> {
-    FEATURES.iter().map(|(known, _)| *known).find(|known| *known == canonical(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,7 +147,6 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_an_error_and_not_a_missing_feature() {
         assert!(missing(&["vlna"]).unwrap_err().to_string().contains("vlna is no feature"));
-        assert_eq!(feature("8021q"), Some("vlan"));
     }
 
     #[test]

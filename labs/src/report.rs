@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::error::{Act, LabError};
+use crate::guest::client;
+use crate::guest::frame::Request;
 use crate::spec::EntryStatus;
 use crate::state::{LabState, NodeState};
 
@@ -17,7 +19,7 @@ use crate::state::{LabState, NodeState};
 const NO_ADDRESS: &str = "N/A";
 
 /// One node of a lab, with the keys of `containerlab inspect`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRow {
     /// Name of the lab.
     pub lab_name: String,
@@ -53,6 +55,12 @@ pub struct NodeRow {
 pub fn node_rows(lab: &LabState) -> Vec<NodeRow> {
     let here = std::env::current_dir().unwrap_or_default();
     let relative = lab.file.strip_prefix(&here).unwrap_or(&lab.file).display().to_string();
+    if let Some(guest) = lab.guest.as_ref().filter(|guest| guest.is_alive()) {
+        // What cannot be asked shows as what it is for us: nodes that do not run.
+        if let Ok(rows) = client::ask::<Vec<NodeRow>>(guest, Request::Nodes { lab: lab.name.clone() }) {
+            return rows.into_iter().map(|row| NodeRow { lab_path: relative.clone(), ..row }).collect();
+        }
+    }
     let uptime = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
@@ -153,7 +161,7 @@ fn addresses(node: &NodeState) -> (String, String) {
 }
 
 /// Interfaces of one node, with the keys of `containerlab inspect interfaces`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInterfaces {
     /// Long name of the node.
     pub name: String,
@@ -162,7 +170,7 @@ pub struct NodeInterfaces {
 }
 
 /// One interface of a node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceRow {
     /// Name.
     pub name: String,
@@ -186,6 +194,13 @@ pub struct InterfaceRow {
 /// # Errors
 /// There is no such node; `ip` fails.
 pub fn interfaces(lab: &LabState, only: Option<&str>) -> Result<Vec<NodeInterfaces>, LabError> {
+    if let Some(guest) = &lab.guest {
+        if let Some(name) = only {
+            lab.node(name)?;
+        }
+        let node = only.map(str::to_owned);
+        return client::ask(guest, Request::Interfaces { lab: lab.name.clone(), node });
+    }
     let nodes: Vec<&NodeState> = match only {
         Some(name) => vec![lab.node(name)?],
         None => lab.nodes.iter().collect(),

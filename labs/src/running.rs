@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::down::down;
 use crate::enter::{self, ExecResult};
 use crate::error::LabError;
+use crate::guest::keeper::Keeper;
 use crate::node::NodeProcess;
 use crate::state::{LabState, NodeState};
 
@@ -17,13 +18,20 @@ pub struct RunningLab {
     state: LabState,
     /// Holds the nodes; empty when they were told to live on.
     processes: Vec<NodeProcess>,
+    /// Holds the guest, likewise.
+    keeper: Option<Keeper>,
     failed_exec: usize,
     is_down: bool,
 }
 
 impl RunningLab {
-    pub(crate) fn new(state: LabState, processes: Vec<NodeProcess>, failed_exec: usize) -> Self {
-        RunningLab { state, processes, failed_exec, is_down: false }
+    pub(crate) fn new(
+        state: LabState,
+        processes: Vec<NodeProcess>,
+        keeper: Option<Keeper>,
+        failed_exec: usize,
+    ) -> Self {
+        RunningLab { state, processes, keeper, failed_exec, is_down: false }
     }
 
     /// Its name.
@@ -52,17 +60,27 @@ impl RunningLab {
     /// PID 1 of a node, by its number on the machine.
     ///
     /// # Errors
-    /// There is no such node.
+    /// There is no such node; the lab runs in a guest.
     pub fn pid(&self, node: &str) -> Result<u32, LabError> {
+        self.refuse_guest(node)?;
         Ok(self.node(node)?.init.map_or(0, |init| init.pid))
     }
 
     /// A path by which a node's network namespace can be opened.
     ///
     /// # Errors
-    /// There is no such node.
+    /// There is no such node; the lab runs in a guest.
     pub fn netns(&self, node: &str) -> Result<PathBuf, LabError> {
+        self.refuse_guest(node)?;
         Ok(self.node(node)?.netns_path())
+    }
+
+    fn refuse_guest(&self, node: &str) -> Result<(), LabError> {
+        if self.state.guest.is_none() {
+            return Ok(());
+        }
+        let what = "it runs in a guest: it has no process and no namespace on this machine".to_owned();
+        Err(LabError::Node { node: node.to_owned(), what })
     }
 
     /// Runs a command in a node to its end; blocks. A command that fails is no error.
@@ -93,6 +111,9 @@ impl RunningLab {
     pub fn keep(mut self) -> Result<LabState, LabError> {
         self.processes.iter_mut().try_for_each(NodeProcess::keep)?;
         self.processes.clear();
+        if let Some(mut keeper) = self.keeper.take() {
+            keeper.keep()?;
+        }
         Ok(self.state.clone())
     }
 
@@ -108,7 +129,7 @@ impl RunningLab {
 
 impl Drop for RunningLab {
     fn drop(&mut self) {
-        if !self.is_down && !self.processes.is_empty() {
+        if !self.is_down && (!self.processes.is_empty() || self.keeper.is_some()) {
             // Its folder stays: after a failed test the logs in it tell why.
             let _ = down(&self.state.name, false);
         }

@@ -93,6 +93,29 @@ pub struct LabState {
     pub nodes: Vec<NodeState>,
     /// Interfaces of the lab in the machine's own network namespace.
     pub host_interfaces: Vec<String>,
+    /// The guest it runs in; `None`: it runs on this machine's kernel. Its nodes then have no processes here.
+    #[serde(default)]
+    pub guest: Option<GuestState>,
+}
+
+/// The guest of a lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestState {
+    /// The process that holds it and speaks with it.
+    pub keeper: Option<ProcessId>,
+    /// QEMU.
+    pub qemu: Option<ProcessId>,
+    /// Where the keeper takes requests.
+    pub socket: PathBuf,
+    /// The program, and its first arguments, that makes such requests: `causeway lab guest-exec`.
+    pub client: Vec<String>,
+}
+
+impl GuestState {
+    /// True while the guest can be spoken with.
+    pub fn is_alive(&self) -> bool {
+        self.keeper.is_some_and(ProcessId::is_alive)
+    }
 }
 
 /// A node of a lab that runs.
@@ -202,9 +225,17 @@ impl LabState {
         })
     }
 
-    /// True while any of its nodes runs.
+    /// True while any of its nodes runs, or its guest.
     pub fn is_alive(&self) -> bool {
-        self.nodes.iter().any(NodeState::is_alive)
+        self.nodes.iter().any(NodeState::is_alive) || self.guest.as_ref().is_some_and(GuestState::is_alive)
+    }
+
+    /// How many of its nodes run. Those of a guest are taken to run while it does.
+    pub fn running_nodes(&self) -> usize {
+        match &self.guest {
+            Some(guest) if guest.is_alive() => self.nodes.len(),
+            _ => self.nodes.iter().filter(|node| node.is_alive()).count(),
+        }
     }
 
     /// The log of a node's entry point and of the commands that `up` ran in it.

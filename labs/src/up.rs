@@ -7,13 +7,15 @@
 //!
 //! Until the last step every node hangs on this process: if it dies, however it dies, they die.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use causeway_topology::{Lab as Topology, LoadOptions};
+use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
 use crate::down::{netns_target, remove, sweep};
@@ -32,6 +34,8 @@ use crate::state::{
     remove_run_dir,
 };
 
+mod guest;
+
 /// How long a node may take until commands of the file can run in it.
 const READY: Duration = Duration::from_secs(20);
 
@@ -47,6 +51,10 @@ pub struct UpOptions {
     pub keep: bool,
     /// Run images that are not defined on a stand-in: FRR's on `causeway/frr:8.4`, others on the machine's own root.
     pub stand_in: bool,
+    /// Which kernel it runs on.
+    pub place: Place,
+    /// Memory in MiB if it runs in a guest; `None`: by the number of its nodes.
+    pub guest_memory: Option<u32>,
     /// Stops a lab that is half-way up; what was made is removed.
     pub cancel: Cancel,
     /// Is told each step as it is done.
@@ -63,6 +71,8 @@ impl UpOptions {
             name: None,
             keep: false,
             stand_in: false,
+            place: Place::Auto,
+            guest_memory: None,
             cancel: Cancel::new(),
             progress: Arc::new(|_| {}),
             init_program: None,
@@ -79,8 +89,20 @@ impl std::fmt::Debug for UpOptions {
     }
 }
 
+/// Which kernel a lab runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Place {
+    /// This machine's if it has what the lab's commands need, else that of a QEMU guest.
+    #[default]
+    Auto,
+    /// This machine's.
+    Here,
+    /// That of a QEMU guest.
+    Guest,
+}
+
 /// Something that was done, or that the user should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
     /// Time since the start of `up`.
     pub at: Duration,
@@ -94,15 +116,28 @@ pub struct Step {
 struct Reporter {
     start: Instant,
     progress: Arc<dyn Fn(&Step) + Send + Sync>,
+    warnings: Mutex<BTreeSet<String>>,
 }
 
 impl Reporter {
     fn step(&self, text: impl Into<String>) {
-        (self.progress)(&Step { at: self.start.elapsed(), is_warning: false, text: text.into() });
+        self.tell(false, text.into());
     }
 
     fn warn(&self, text: impl Into<String>) {
-        (self.progress)(&Step { at: self.start.elapsed(), is_warning: true, text: text.into() });
+        self.tell(true, text.into());
+    }
+
+    fn tell(&self, is_warning: bool, text: String) {
+        if is_warning {
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone());
+        }
+        (self.progress)(&Step { at: self.start.elapsed(), is_warning, text });
+    }
+
+    /// True if that warning was told.
+    fn has_told(&self, warning: &str) -> bool {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).contains(warning)
     }
 }
 
@@ -112,7 +147,11 @@ impl Reporter {
 /// The file is wrong or asks for what cannot be done; the lab is already up; an image cannot be built; the machine
 /// refuses. What had been made is removed then.
 pub fn up(options: &UpOptions) -> Result<RunningLab, LabError> {
-    let report = Reporter { start: Instant::now(), progress: Arc::clone(&options.progress) };
+    let report = Reporter {
+        start: Instant::now(),
+        progress: Arc::clone(&options.progress),
+        warnings: Mutex::default(),
+    };
     let file = topology_file(&options.file)?;
     let lab = read_topology(&file, options.name.as_deref(), &report)?;
     if !nix::unistd::geteuid().is_root() {
@@ -140,13 +179,12 @@ pub fn up(options: &UpOptions) -> Result<RunningLab, LabError> {
     for warning in &prepared.warnings {
         report.warn(warning);
     }
-    for need in crate::probe::unmet(std::mem::take(&mut prepared.needs))? {
-        report.warn(format!(
-            "node {}: this kernel has no {}, which {} needs",
-            need.node, need.feature, need.reason
-        ));
-    }
+    let place = guest::choose(options.place, &lab, &mut prepared, &report)?;
     build_images(&images, &mut prepared, cancel, &report)?;
+    if place == Place::Guest {
+        let wish = guest::Wish { lab: &lab, file: &file, prepared: &prepared, program: &program, options };
+        return guest::up(&wish, &report).inspect(|_| drop(lock));
+    }
     refuse_taken_names(&prepared)?;
 
     let mut making = Making::new(&lab, &file, &prepared)?;
@@ -161,7 +199,7 @@ pub fn up(options: &UpOptions) -> Result<RunningLab, LabError> {
             let (nodes, links) = (count(state.nodes.len(), "node"), count(lab.links.len(), "link"));
             report.step(format!("lab {} is up: {nodes}, {links}{failures}", lab.name));
             drop(lock);
-            Ok(RunningLab::new(state, if options.keep { Vec::new() } else { making.processes }, failed))
+            Ok(RunningLab::new(state, if options.keep { Vec::new() } else { making.processes }, None, failed))
         }
         Err(error) => {
             drop(making.processes);
@@ -263,6 +301,36 @@ fn refuse_taken_names(prepared: &Prepared) -> Result<(), LabError> {
     Ok(())
 }
 
+/// What is known of a lab before its first process.
+fn first_state(lab: &Topology, file: &Path, prepared: &Prepared) -> LabState {
+    let owner = ProcessId::of(std::process::id()).unwrap_or(ProcessId { pid: 0, start: 0 });
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let nodes = prepared.nodes.iter().map(|node| NodeState {
+        name: node.name.clone(),
+        long_name: node.long_name.clone(),
+        kind: node.kind.clone(),
+        group: node.group.clone(),
+        image: node.image_name.clone(),
+        status: node.spec.status.clone(),
+        init: None,
+        netns: 0,
+        env: node.spec.env.clone(),
+        container: None,
+    });
+    LabState {
+        name: lab.name.clone(),
+        file: file.to_owned(),
+        lab_dir: lab.lab_dir(),
+        runner: Runner::Causeway,
+        phase: LabPhase::Starting,
+        owner,
+        created,
+        nodes: nodes.collect(),
+        host_interfaces: Vec::new(),
+        guest: None,
+    }
+}
+
 /// A lab while it is being made.
 struct Making {
     state: LabState,
@@ -271,31 +339,7 @@ struct Making {
 
 impl Making {
     fn new(lab: &Topology, file: &Path, prepared: &Prepared) -> Result<Self, LabError> {
-        let owner = ProcessId::of(std::process::id()).unwrap_or(ProcessId { pid: 0, start: 0 });
-        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let nodes = prepared.nodes.iter().map(|node| NodeState {
-            name: node.name.clone(),
-            long_name: node.long_name.clone(),
-            kind: node.kind.clone(),
-            group: node.group.clone(),
-            image: node.image_name.clone(),
-            status: node.spec.status.clone(),
-            init: None,
-            netns: 0,
-            env: node.spec.env.clone(),
-            container: None,
-        });
-        let state = LabState {
-            name: lab.name.clone(),
-            file: file.to_owned(),
-            lab_dir: lab.lab_dir(),
-            runner: Runner::Causeway,
-            phase: LabPhase::Starting,
-            owner,
-            created,
-            nodes: nodes.collect(),
-            host_interfaces: Vec::new(),
-        };
+        let state = first_state(lab, file, prepared);
         state.write()?;
         Ok(Making { state, processes: Vec::new() })
     }

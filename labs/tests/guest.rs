@@ -4,13 +4,15 @@
 mod common;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use causeway_labs::guest::test::{TestGuest, here_or_in_guest, in_guest_instead, output};
 use causeway_labs::guest::{Guest, TIMED_OUT};
-use common::wait_for;
+use common::{Case, text, wait_for};
+use nix::sys::signal::Signal;
 
 /// One boot for all that a single command can tell.
 #[test]
@@ -198,4 +200,127 @@ fn a_test_in_a_guest_fails_with_the_test_and_not_silently() -> Result<()> {
             Ok(())
         }
     }
+}
+
+const VLANS: &str = r#"
+  nodes:
+    a:
+      kind: linux
+      exec:
+        - sh -ec 'ip link add link eth1 name eth1.7 type vlan id 7; ip address add 10.7.0.1/24 dev eth1.7; ip link set eth1.7 up'
+    b:
+      kind: linux
+      image: causeway/server:latest
+      exec:
+        - sh -ec 'ip link add link eth1 name eth1.7 type vlan id 7; ip address add 10.7.0.2/24 dev eth1.7; ip link set eth1.7 up'
+  links:
+    - endpoints: ["a:eth1", "b:eth1"]
+"#;
+
+/// By the command that users type: up, and everything that works on a lab that is up.
+#[test]
+fn a_lab_with_vlans_runs_where_there_are_vlans() -> Result<()> {
+    let case = Case::new(VLANS)?;
+    let has_vlans = causeway_labs::missing_features(&["vlan"])?.is_empty();
+    let words: &[&str] = if has_vlans { &["up", "--vm"] } else { &["up"] };
+    let said = text(&case.cli(words)?.stderr);
+    println!("{said}");
+    assert!(
+        said.contains(if has_vlans { "as asked for" } else { "this kernel has no vlan (node a:" }),
+        "{said}"
+    );
+    let guest = case.state()?.and_then(|state| state.guest).context("it must run in a guest")?;
+
+    let node = |node: &'static str, rest: &[&'static str]| [&["exec", "-n", node, "--"], rest].concat();
+    case.cli(&node("a", &["ping", "-c2", "-W5", "10.7.0.2"]))?;
+    let ended = case.try_cli(&node("b", &["sh", "-c", "echo out; echo err >&2; hostname; exit 7"]))?;
+    assert_eq!(
+        (ended.status.code(), text(&ended.stdout), text(&ended.stderr)),
+        (Some(7), "out\nb".into(), "err".into())
+    );
+    assert_eq!(case.try_cli(&node("b", &["/no/such/program"]))?.status.code(), Some(127));
+    // Input, more than fits into any buffer, comes back byte for byte.
+    let bytes: Vec<u8> = (0..=255u8).cycle().take(1 << 20).collect();
+    let mut cat = case.command(&node("a", &["cat"])).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (mut input, sent) = (cat.stdin.take().context("no input")?, bytes.clone());
+    let writer = std::thread::spawn(move || input.write_all(&sent));
+    assert!(cat.wait_with_output()?.stdout == bytes, "what went in must come out");
+    writer.join().unwrap()?;
+    // Something in the background does not hold up its caller.
+    case.cli(&node("a", &["sh", "-c", "sleep 1000 & echo here"]))?;
+    a_killed_caller_ends_its_command(&case)?;
+
+    let rows = text(&case.cli(&["inspect", "-o", "json"])?.stdout);
+    assert!(rows.contains("10.7.0.2/24") && !rows.contains("exited"), "{rows}");
+    assert!(text(&case.cli(&["inspect", "interfaces", "-n", "a"])?.stdout).contains("eth1.7"));
+    assert!(text(&case.cli(&["logs", "a"])?.stdout).contains("eth1.7"));
+    assert!(text(&case.cli(&["graph"])?.stdout).contains("graph"));
+    let all = text(&case.cli(&["exec", "--cmd", "hostname", "-o", "json"])?.stdout);
+    assert_eq!(all.matches("\"return-code\": 0").count(), 2, "{all}");
+    assert_eq!(case.try_cli(&["up"])?.status.code(), Some(4), "it is up already");
+
+    case.cli(&["down", "--cleanup"])?;
+    case.assert_no_traces()?;
+    for process in guest.keeper.into_iter().chain(guest.qemu) {
+        assert!(!process.is_alive(), "{process:?}");
+    }
+    Ok(())
+}
+
+fn a_killed_caller_ends_its_command(case: &Case) -> Result<()> {
+    let count = || -> Result<String> {
+        Ok(text(
+            &case.try_cli(&["exec", "-n", "b", "--", "sh", "-c", "ps -e | grep -c [p]ing; true"])?.stdout,
+        ))
+    };
+    let mut caller =
+        case.command(&["exec", "-n", "b", "--", "ping", "10.7.0.1"]).stdout(Stdio::null()).spawn()?;
+    let runs = wait_for("ping to run", || Ok(count()? == "1"));
+    caller.kill()?;
+    caller.wait()?;
+    runs?;
+    wait_for("ping to end", || Ok(count()? == "0"))
+}
+
+/// Interrupted while the guest boots, and while the lab comes up in it; and with `kill -9`, after which the guest ends.
+#[test]
+fn an_up_in_a_guest_that_is_interrupted_leaves_nothing() -> Result<()> {
+    for (signal, half_way) in [
+        (Signal::SIGINT, "as asked for"),
+        (Signal::SIGTERM, "startup-delay"),
+        (Signal::SIGKILL, "startup-delay"),
+    ] {
+        let case = Case::new("  nodes: {a: {kind: linux, startup-delay: 600}}\n")?;
+        let said = case.dir.path().join("said");
+        let mut child = case
+            .command(&["up", "--vm"])
+            .stderr(std::fs::File::create(&said)?)
+            .stdout(Stdio::null())
+            .spawn()?;
+        let reached = wait_for(half_way, || Ok(std::fs::read_to_string(&said)?.contains(half_way)));
+        let guest = case.state()?.and_then(|state| state.guest);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id())?), signal)?;
+        let status = child.wait()?;
+        reached?;
+        let processes: Vec<_> =
+            guest.into_iter().flat_map(|guest| guest.keeper.into_iter().chain(guest.qemu)).collect();
+        wait_for("the guest to end", || Ok(processes.iter().all(|process| !process.is_alive())))?;
+        if signal == Signal::SIGKILL {
+            case.cli(&["down"])?;
+        } else {
+            assert_eq!(status.code(), Some(130), "{signal}");
+        }
+        case.assert_no_traces()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_lab_tied_to_this_machine_is_refused_a_guest() -> Result<()> {
+    let case =
+        Case::new("  nodes: {a: {kind: linux}}\n  links: [{endpoints: [\"a:eth1\", \"host:cw-none\"]}]\n")?;
+    let refused = case.try_cli(&["up", "--vm"])?;
+    let said = text(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("this machine's own interfaces"), "{said}");
+    case.assert_no_traces()
 }

@@ -181,7 +181,7 @@ fn a_terminal_is_passed_through_and_ctrl_c_reaches_the_program_only() -> Result<
 #[test]
 fn what_the_kernel_lacks_is_said_before() -> Result<()> {
     let case = Case::new("  nodes: {a: {kind: linux, exec: [\"ip link add red type vrf table 7\"]}}\n")?;
-    let output = case.cli(&["up"])?;
+    let output = case.cli(&["up", "--no-vm"])?;
     let has_vrf = Command::new("unshare")
         .args(["--net", "ip", "link", "add", "red", "type", "vrf", "table", "7"])
         .output()?;

@@ -22,6 +22,9 @@ use crate::state::ProcessId;
 const RUN_DIR: &str = "/run/causeway/guests";
 /// How long QEMU may take to open its end of the sockets.
 const START: Duration = Duration::from_secs(30);
+/// QEMU drops a message to the guest ("this port is connected") when too many are under way, which more ports than this
+/// bring about; writing to such a port then waits for ever.
+const PORTS_OF_DEVICE: usize = 6;
 /// For Linux with nothing but virtio: what only takes time in an emulated machine is left out.
 const KERNEL_FLAGS: &str = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check \
     random.trust_cpu=on audit=0 apparmor=0 rcupdate.rcu_expedited=1 cryptomgr.notests net.ifnames=0";
@@ -34,7 +37,6 @@ pub(crate) struct GuestProcess {
     marks: Marks,
     out: UnixStream,
     err: UnixStream,
-    #[allow(dead_code, reason = "labs in guests use it")]
     /// This process's ends of the further ports, in their order.
     pub(crate) ports: Vec<UnixStream>,
 }
@@ -97,7 +99,6 @@ impl GuestProcess {
     }
 
     /// QEMU itself.
-    #[allow(dead_code, reason = "labs in guests use it")]
     pub(crate) fn id(&self) -> Option<ProcessId> {
         ProcessId::of(self.child.id())
     }
@@ -139,12 +140,6 @@ impl GuestProcess {
             _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => Ok((TIMED_OUT, begun)),
             _ => Err(died(&reap(&mut self.child), &self.scratch)),
         }
-    }
-
-    #[allow(dead_code, reason = "labs in guests use it")]
-    /// The reason why it has ended, for ports that have closed.
-    pub(crate) fn why(&mut self) -> GuestError {
-        died(&reap(&mut self.child), &self.scratch)
     }
 
     /// Ends it. Nothing is lost: what the command wrote is out when its end is told.
@@ -203,8 +198,6 @@ fn arguments(
         "-no-reboot",
         "-nic",
         "none",
-        "-device",
-        "virtio-serial-pci,max_ports=31",
     ];
     let mut all: Vec<OsString> = fixed.map(OsString::from).into();
     let mut add = |option: &str, parts: &[&OsStr]| {
@@ -232,10 +225,15 @@ fn arguments(
         let device = format!("virtio-9p-pci,fsdev=share{number},mount_tag=share{number}");
         add("-device", &[device.as_ref()]);
     }
-    for name in names {
+    for (number, name) in names.iter().enumerate() {
+        let bus = number / PORTS_OF_DEVICE;
+        if number % PORTS_OF_DEVICE == 0 {
+            let device = format!("virtio-serial-pci,id=serial{bus}");
+            add("-device", &[device.as_ref()]);
+        }
         let socket = format!("socket,id={name},path=");
         add("-chardev", &[socket.as_ref(), scratch.file(name).as_os_str()]);
-        let device = format!("virtserialport,chardev={name},name={}", port_name(name));
+        let device = format!("virtserialport,bus=serial{bus}.0,chardev={name},name={}", port_name(name));
         add("-device", &[device.as_ref()]);
     }
     Ok(all)
