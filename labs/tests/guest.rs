@@ -27,7 +27,7 @@ fn streams_environment_directories_and_status_come_through() -> Result<()> {
         bytes() { i=0; while [ $i -lt 256 ]; do printf "\\$(printf %o $i)"; i=$((i+1)); done; }
         bytes > /tmp/b; for i in 1 2 3 4 5 6 7 8 9 10 11; do cat /tmp/b /tmp/b > /tmp/c; mv /tmp/c /tmp/b; done
         cat /tmp/b >&2 & cat /tmp/b; wait
-        printf %s "$ODD" > "$0/odd"; pwd > "$0/pwd"; id -u > "$0/id"; uname -r > "$0/kernel"
+        printf %s "$ODD" > "$0/odd"; pwd > "$0/pwd"; id -u > "$0/id"; ip -V > "$0/ip"; uname -r > "$0/kernel"
         echo guest > /etc/written-in-guest; cat /etc/written-in-guest > "$0/written"
         exit 3"#;
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -43,6 +43,7 @@ fn streams_environment_directories_and_status_come_through() -> Result<()> {
     assert_eq!(told("odd")?, "it's \"$HOME\"\n*");
     assert_eq!(told("pwd")?, "/usr/share");
     assert_eq!(told("id")?, "0");
+    assert!(told("ip")?.contains("iproute2"), "programs are this machine's, not busybox's: {}", told("ip")?);
     assert_eq!(told("written")?, "guest");
     assert_ne!(told("kernel")?, std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
     assert!(!common::exists("/etc/written-in-guest"), "a guest must not write to this machine");

@@ -64,8 +64,9 @@ pub(super) fn script(guest: &Guest, modules: &Path, argv: &[&OsStr], marks: &Mar
         text.line(&["export"], &[&pair]);
     }
     text.line(&["cd"], &[guest.directory.as_os_str()]);
-    // In a shell of its own: "exec" of a program that is not there ends the shell, with 127.
-    text.raw("(exec 3>&- 4>&-; exec");
+    // By env, which looks for a program as the machine does (127: there is none): to this shell, busybox, the names of its
+    // own small programs come first, sh and ip among them.
+    text.raw("(exec 3>&- 4>&-; exec /usr/bin/env --");
     for word in argv {
         text.0.push(b' ');
         text.0.extend(quoted(word));
