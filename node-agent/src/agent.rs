@@ -1,7 +1,7 @@
 //! Putting the agent together: journal, reconciler thread, stream.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::journal::{self, Journal, JournalError};
 use crate::kernel::{Dataplane, Heard, Kernel, OpError};
+use crate::lan::moves::Moves;
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
 use crate::observed::Observed;
@@ -35,6 +36,9 @@ pub enum AgentError {
     /// The thread for the data plane cannot be started.
     #[error("start the data plane: {0}")]
     Thread(#[source] std::io::Error),
+    /// The agent does not know its own program.
+    #[error("find the agent's own program: {0}")]
+    Program(#[source] std::io::Error),
     /// The kernel does not talk to us.
     #[error("open the data plane: {0}")]
     Kernel(#[from] NetlinkError),
@@ -66,6 +70,17 @@ impl DataplaneHandle {
         timing: Timing,
         stop: CancellationToken,
     ) -> Result<DataplaneHandle, AgentError> {
+        DataplaneHandle::start_with(netns, timing, None, stop)
+    }
+
+    /// The same, with leave to move the host's own addresses. A move that an earlier agent left undecided is undone
+    /// first.
+    pub fn start_with(
+        netns: Option<PathBuf>,
+        timing: Timing,
+        moves: Option<Moves>,
+        stop: CancellationToken,
+    ) -> Result<DataplaneHandle, AgentError> {
         let (commands, take_commands) = mpsc::channel(COMMANDS);
         let (give_statuses, statuses) = mpsc::channel(STATUSES);
         let (publish, progress) = watch::channel(Progress::default());
@@ -77,7 +92,14 @@ impl DataplaneHandle {
                 }
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.map_err(AgentError::Thread)?;
+                if let Some(Err(error)) = moves.as_ref().map(Moves::recover) {
+                    tracing::error!(%error, "addresses could not be moved back");
+                }
                 let kernel = runtime.block_on(async { Kernel::open() })?;
+                let kernel = match moves {
+                    Some(moves) => kernel.with_moves(moves),
+                    None => kernel,
+                };
                 Ok((runtime, kernel))
             };
             match open() {
@@ -116,7 +138,12 @@ pub async fn run(
     let (journal, state) = open_journal(&config)?;
     let instance_id = journal::instance_id(&config.state_dir)?;
     let timing = Timing { observe: Duration::from_secs(config.observe_interval), ..Timing::default() };
-    let plane = DataplaneHandle::start(None, timing, stop.child_token())?;
+    let moves = Moves {
+        dir: config.state_dir.clone(),
+        program: std::env::current_exe().map_err(AgentError::Program)?,
+        controllers: config.controllers.clone(),
+    };
+    let plane = DataplaneHandle::start_with(None, timing, Some(moves), stop.child_token())?;
     let DataplaneHandle { commands, statuses, mut progress, thread } = plane;
     let revision = state.as_ref().map_or(0, |s| s.revision);
     if let Some(state) = state {
@@ -181,10 +208,11 @@ pub async fn dry_run(config: &Config, patience: Duration) -> Result<DryRun, Agen
         None => first_snapshot(config, patience).await?,
     };
     let desired = Desired::from_state(&state, &Desired::default());
+    let moves = Moves { dir: config.state_dir.clone(), program: PathBuf::new(), controllers: Vec::new() };
     let planned = std::thread::spawn(move || -> Result<DryRun, AgentError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(AgentError::Thread)?;
-        let observed = runtime.block_on(async { Kernel::open()?.observe(&desired) })?;
+        let observed = runtime.block_on(async { Kernel::open()?.with_moves(moves).observe(&desired) })?;
         let plan = plan(&desired, &observed, &Scope::All);
         let rejected = desired.rejected().iter().map(|(item, why)| format!("{item}: {}", why.reason));
         let problems = rejected.chain(plan.problems.into_values()).collect();
@@ -237,11 +265,15 @@ async fn first_snapshot(config: &Config, patience: Duration) -> Result<Arc<v1::N
 }
 
 /// The steps that remove all that is ours, taken unless `dry`. Each step with its failure, if it failed.
-pub fn cleanup(dry: bool) -> Result<Vec<(Op, Option<OpError>)>, AgentError> {
+pub fn cleanup(state_dir: &Path, dry: bool) -> Result<Vec<(Op, Option<OpError>)>, AgentError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(AgentError::Thread)?;
     runtime.block_on(async {
         let mut kernel = Kernel::open()?;
+        // Where macvlans and ipvlans are, only the state says.
+        if let Ok(Some(state)) = Journal::load(state_dir) {
+            kernel.remember(&Desired::from_state(&state, &Desired::default()));
+        }
         let ops = crate::cleanup::steps(&mut kernel)?;
         if dry {
             return Ok(ops.into_iter().map(|op| (op, None)).collect());

@@ -66,6 +66,68 @@ pub(crate) fn start(at: &At, port: u32, mac: Mac, addresses: BTreeSet<IpAddr>) -
     Ok(())
 }
 
+/// Starts the burst from a link of the host: as `mac` or as the link itself, with a VLAN tag or without.
+pub(crate) fn start_on_host(
+    dev: &crate::dev::Dev,
+    mac: Option<Mac>,
+    vlan: Option<u16>,
+    addresses: BTreeSet<IpAddr>,
+) -> Result<(), OpError> {
+    let (socket, to) = open(dev.as_str()).map_err(OpError::Announce)?;
+    let mac = match mac {
+        Some(mac) => mac,
+        None => own_mac(dev)?,
+    };
+    let frames: Vec<Vec<u8>> =
+        addresses.into_iter().flat_map(|ip| frames(mac, ip)).map(|frame| tagged(frame, vlan)).collect();
+    // At once: who sends to the old place loses what it sends.
+    for frame in &frames {
+        let _ = socket.send_to(frame, &to);
+    }
+    tokio::spawn(async move {
+        let start = Instant::now();
+        for wait in SCHEDULE {
+            sleep_until(start + wait).await;
+            for frame in &frames {
+                if let Err(error) = socket.send_to(frame, &to) {
+                    tracing::debug!(%error, "announcement not sent");
+                }
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Announces addresses from a link of the host, once and before it returns. Best effort: it heals by itself, later.
+pub(crate) fn once(dev: &crate::dev::Dev, addresses: &BTreeSet<IpAddr>) {
+    let Ok(mac) = own_mac(dev) else { return };
+    let Ok((socket, to)) = open(dev.as_str()) else { return };
+    for frame in addresses.iter().flat_map(|ip| frames(mac, *ip)) {
+        if let Err(error) = socket.send_to(&frame, &to) {
+            tracing::debug!(%error, "announcement not sent");
+        }
+    }
+}
+
+/// The address of a link in this thread's namespace.
+fn own_mac(dev: &crate::dev::Dev) -> Result<Mac, OpError> {
+    let found = Connection::open()?.get(crate::netlink::message::get_link(Some(dev)))?;
+    let link = match &found {
+        Some(RouteNetlinkMessage::NewLink(link)) => parse::link(link),
+        _ => None,
+    };
+    link.and_then(|l| l.mac).ok_or_else(|| OpError::NoDevice(dev.clone()))
+}
+
+/// With an 802.1Q tag behind the two MACs.
+fn tagged(mut frame: Vec<u8>, vlan: Option<u16>) -> Vec<u8> {
+    if let Some(id) = vlan {
+        let [high, low] = id.to_be_bytes();
+        frame.splice(12..12, [0x81, 0x00, high, low]);
+    }
+    frame
+}
+
 fn forwards(host: &mut Connection, port: u32) -> bool {
     let mut message = LinkMessage::default();
     message.header.index = port;

@@ -11,8 +11,8 @@ use crate::plan::{Scope, plan};
 /// The steps that leave nothing of ours: a plan towards a node with no networks and no ports. Entries, neighbours and
 /// workloads' interfaces go with the links they are on.
 pub fn steps(kernel: &mut Kernel) -> Result<Vec<Op>, NetlinkError> {
-    // Any VTEP will do: no tunnel is made.
-    let nothing = v1::NodeState { vtep: "192.0.2.1".into(), ..v1::NodeState::default() };
+    // Of a host, which is looked at as a whole: what is on a VTEP goes too.
+    let nothing = v1::NodeState { mode: v1::NodeMode::Host.into(), ..v1::NodeState::default() };
     let nothing = Desired::from_state(&nothing, &Desired::default());
     let observed = crate::kernel::Dataplane::observe(kernel, &nothing)?;
     Ok(plan(&nothing, &observed, &Scope::All).ops)

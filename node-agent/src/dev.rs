@@ -33,6 +33,12 @@ pub enum Role {
     Port,
     /// What frames from a workload are passed through to be limited.
     Shaper,
+    /// VLAN of an uplink, for a network.
+    Vlan(Vni),
+    /// The host's own macvlan beside those of a network.
+    Shim(Vni),
+    /// The one VLAN-aware bridge of a host.
+    Trunk,
 }
 
 /// What a device of a switch or of routing is for, as its name says.
@@ -64,6 +70,21 @@ impl Dev {
     /// `cwx` and the VNI.
     pub fn vxlan(vni: Vni) -> Self {
         Dev(format!("cwx{vni}").into())
+    }
+
+    /// `cwu` and the VNI.
+    pub fn vlan(vni: Vni) -> Self {
+        Dev(format!("cwu{vni}").into())
+    }
+
+    /// `cws` and the VNI.
+    pub fn shim(vni: Vni) -> Self {
+        Dev(format!("cws{vni}").into())
+    }
+
+    /// `cwtrunk`.
+    pub fn trunk() -> Self {
+        Dev("cwtrunk".into())
     }
 
     /// `cwp` and 48 bits of a hash (FNV-1a) of the port's key: the same on every start and every node.
@@ -145,6 +166,15 @@ impl Dev {
         }
         if let Some(rest) = self.0.strip_prefix("cwx") {
             return vni(rest).map(Role::Vxlan);
+        }
+        if let Some(rest) = self.0.strip_prefix("cwu") {
+            return vni(rest).map(Role::Vlan);
+        }
+        if let Some(rest) = self.0.strip_prefix("cws") {
+            return vni(rest).map(Role::Shim);
+        }
+        if &*self.0 == "cwtrunk" {
+            return Some(Role::Trunk);
         }
         let shaper = self.0.strip_prefix("cwi").map(|hash| (hash, Role::Shaper));
         let (hash, role) = shaper.or_else(|| self.0.strip_prefix("cwp").map(|hash| (hash, Role::Port)))?;

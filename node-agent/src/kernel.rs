@@ -3,6 +3,7 @@
 mod apply;
 mod events;
 mod fabric;
+mod lan;
 mod observe;
 mod rate;
 
@@ -16,13 +17,14 @@ use tokio::task::AbortHandle;
 
 use crate::dev::Dev;
 use crate::guard::monitor::TableMonitor;
-use crate::model::{Desired, Key, NetnsRef};
+use crate::lan::moves::Moves;
+use crate::model::{Attach, Desired, Key, NetnsRef};
 use crate::netlink::NetlinkError;
 use crate::netlink::monitor::Monitor;
 use crate::netlink::socket::Connection;
 use crate::netns::{NetnsError, NetnsId, own_id};
 use crate::observed::Observed;
-use crate::op::Op;
+use crate::op::{At, Op};
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +53,15 @@ pub enum OpError {
     /// The guard table cannot be changed.
     #[error(transparent)]
     Guard(#[from] crate::guard::nft::NftError),
+    /// The tap cannot be made.
+    #[error("make tap {dev}: {source}")]
+    Tap {
+        /// Its name.
+        dev: Dev,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The announcement's socket cannot be opened.
     #[error("announce: {0}")]
     Announce(#[source] io::Error),
@@ -73,6 +84,8 @@ pub struct Heard {
     pub keys: BTreeSet<Key>,
     /// Events were lost: only a full look tells what is.
     pub lost: bool,
+    /// Something of a host behind switches may have changed.
+    pub host: bool,
     /// Addresses of the host changed.
     pub addresses: bool,
 }
@@ -152,6 +165,11 @@ pub struct Kernel {
     /// Hears of changes to bridge-family rules.
     tables: AsyncFd<TableMonitor>,
     fabric: fabric::Index,
+    /// Taps of VMs, whoever made them.
+    taps: BTreeSet<Dev>,
+    /// Where macvlans and ipvlans of ours are, or were.
+    children: BTreeSet<At>,
+    pub(crate) moves: Option<Moves>,
 }
 
 impl Kernel {
@@ -168,7 +186,23 @@ impl Kernel {
             stirred: Arc::new(Stirred::default()),
             tables: TableMonitor::open().and_then(TableMonitor::register).map_err(NetlinkError::Socket)?,
             fabric: fabric::Index::default(),
+            taps: BTreeSet::new(),
+            children: BTreeSet::new(),
+            moves: None,
         })
+    }
+
+    /// Lets it move the host's own addresses.
+    pub fn with_moves(self, moves: Moves) -> Self {
+        Kernel { moves: Some(moves), ..self }
+    }
+
+    /// Tells it where macvlans and ipvlans of an earlier state may be.
+    pub fn remember(&mut self, desired: &Desired) {
+        for port in desired.ports().values().filter(|p| matches!(p.attach, Attach::Child(_))) {
+            let (dev, netns, interface) = (Dev::port(&port.id), port.netns.clone(), port.interface.clone());
+            self.children.insert(At { dev, netns, interface });
+        }
     }
 
     fn learn_index(&mut self, dev: &Dev, index: u32) {

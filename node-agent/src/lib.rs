@@ -20,6 +20,7 @@ pub mod fabric;
 pub mod guard;
 pub mod journal;
 pub mod kernel;
+pub mod lan;
 pub mod model;
 pub mod netlink;
 pub mod netns;
@@ -29,6 +30,7 @@ pub mod plan;
 pub mod rate;
 pub mod reconcile;
 pub mod stream;
+mod tap;
 
 pub use kernel::{Dataplane, Kernel};
 pub use model::Desired;

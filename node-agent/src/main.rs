@@ -1,7 +1,7 @@
 //! The node agent's program.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::Context;
 use causeway_agent::agent;
 use causeway_agent::config::{Config, LogFormat, Tls};
 use causeway_agent::journal::Journal;
+use causeway_agent::lan::moves;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,16 @@ enum Command {
     Cleanup,
     /// Print the last complete state on disk, as JSON
     State,
+    /// Wait for a controller after the host's own addresses moved, and undo the move without one
+    #[command(hide = true)]
+    ConfirmMove {
+        /// Directory of the record
+        #[arg(long)]
+        dir: PathBuf,
+        /// Where controllers listen
+        #[arg(long, value_delimiter = ',')]
+        targets: Vec<String>,
+    },
 }
 
 impl Args {
@@ -112,8 +123,12 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         out.write_all(config.to_yaml()?.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    match args.command {
-        Some(Command::Cleanup) => cleanup(args.dry_run, &mut out),
+    match &args.command {
+        Some(Command::ConfirmMove { dir, targets }) => {
+            moves::confirm(dir, targets)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Cleanup) => cleanup(&config.state_dir, args.dry_run, &mut out),
         Some(Command::State) => print_state(&config, &mut out),
         None => {
             config.check()?;
@@ -192,9 +207,9 @@ async fn dry_run(config: &Config, out: &mut impl Write) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-fn cleanup(dry: bool, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+fn cleanup(state_dir: &Path, dry: bool, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut failed = false;
-    for (op, error) in agent::cleanup(dry)? {
+    for (op, error) in agent::cleanup(state_dir, dry)? {
         match error {
             None => writeln!(out, "{op}")?,
             Some(error) => {

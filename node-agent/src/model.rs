@@ -42,6 +42,56 @@ impl Network {
     }
 }
 
+/// What a host behind switches works with; a node with a VTEP has none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lan {
+    /// Links to switches, in the order of preference.
+    pub uplinks: Vec<Dev>,
+    /// One VLAN-aware bridge instead of one bridge a network.
+    pub aware: bool,
+    /// The host's own addresses may move from an uplink to the bridge that takes it as a port.
+    pub move_addresses: bool,
+}
+
+/// How macvlans on one parent reach each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MacvlanMode {
+    /// Directly on the host.
+    Bridge,
+    /// Never.
+    Private,
+    /// Through the switch, which must reflect frames.
+    Vepa,
+    /// The only one on its parent, whose MAC it takes over.
+    Passthru,
+}
+
+/// A link that shares its parent's wire without a bridge between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Child {
+    /// With a MAC of its own.
+    Macvlan(MacvlanMode),
+    /// In L2 mode, with the parent's MAC.
+    Ipvlan,
+}
+
+/// How a port hangs on the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attach {
+    /// A veth into the bridge of a network with a VXLAN port.
+    VxlanBridge,
+    /// A veth into a bridge with the uplink, or a VLAN of it, as the other port.
+    Bridge,
+    /// A macvlan or ipvlan in the workload's namespace.
+    Child(Child),
+    /// A veth with single addresses; the node routes and answers ARP and ND for it.
+    Routed,
+    /// A tap in the bridge in which a container of this node would be.
+    Tap,
+    /// A machine of its own: nothing is programmed.
+    BareMetal,
+}
+
 /// An address on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfAddr {
@@ -58,6 +108,8 @@ pub enum NetnsRef {
     Path(PathBuf),
     /// The namespace of a process.
     Pid(u32),
+    /// The node's own: where a tap is.
+    Node,
 }
 
 /// A workload's place on this node.
@@ -81,6 +133,8 @@ pub struct Port {
     pub interface: Dev,
     /// Generation of the binding.
     pub generation: u64,
+    /// How it is attached.
+    pub attach: Attach,
     /// It may send only what is its own.
     pub guarded: bool,
     /// How fast it may be.
@@ -117,6 +171,8 @@ pub enum Place {
 /// One thing that is planned, observed and retried by itself.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
+    /// What a host's networks share: uplinks and the VLAN-aware bridge.
+    Lan,
     /// Bridge and VXLAN device of a network.
     Network(Vni),
     /// A workload's veth pair and all inside its namespace, by the name of the host side.
@@ -135,7 +191,7 @@ impl Key {
     /// True for what other keys depend on: one step at a time, and read back afterwards.
     pub(crate) fn is_structure(&self) -> bool {
         match self {
-            Key::Network(_) | Key::Port(_) => true,
+            Key::Lan | Key::Network(_) | Key::Port(_) => true,
             Key::Mac(..) | Key::Flood(..) | Key::Neigh(..) => false,
             Key::Fabric(thing) => thing.is_structure(),
         }
@@ -145,7 +201,7 @@ impl Key {
     pub(crate) fn base(&self) -> Option<Key> {
         match self {
             Key::Mac(vni, _) | Key::Flood(vni, _) | Key::Neigh(vni, _) => Some(Key::Network(*vni)),
-            Key::Network(_) | Key::Port(_) => None,
+            Key::Lan | Key::Network(_) | Key::Port(_) => None,
             Key::Fabric(thing) => match thing.dev().and_then(Dev::role) {
                 Some(crate::dev::Role::Bridge(vni)) => Some(Key::Network(vni)),
                 _ => thing.base().filter(|base| base != thing).map(Key::Fabric),
@@ -159,6 +215,8 @@ impl Key {
 pub enum Item {
     /// The state as a whole.
     State,
+    /// A host's link to a switch, by its interface.
+    Uplink(String),
     /// A network by VNI.
     Network(u32),
     /// A port by id.
@@ -193,6 +251,7 @@ pub struct Desired {
     node: String,
     vtep: Option<IpAddr>,
     underlay_mtu: u32,
+    lan: Option<Lan>,
     networks: BTreeMap<Vni, Network>,
     ports: BTreeMap<PortKey, Port>,
     remotes: BTreeMap<(Vni, Mac), Remote>,
@@ -217,7 +276,12 @@ impl Desired {
             underlay_mtu: state.underlay_mtu,
             ..Desired::default()
         };
+        if state.mode == i32::from(v1::NodeMode::Host) {
+            desired.set_lan(state);
+        }
         match convert::vtep(&state.vtep) {
+            // A host behind switches has none.
+            _ if desired.lan.is_some() => {}
             Ok(vtep) => desired.vtep = Some(vtep),
             Err(error) => {
                 desired.vtep = previous.vtep;
@@ -317,6 +381,17 @@ impl Desired {
     /// The node's VTEP; `None` if the controller sent none that can be used: then nothing can be planned.
     pub fn vtep(&self) -> Option<IpAddr> {
         self.vtep
+    }
+
+    /// What a host behind switches works with; `None` for any other node.
+    pub fn lan(&self) -> Option<&Lan> {
+        self.lan.as_ref()
+    }
+
+    /// Names of the taps of this node's VMs.
+    pub fn taps(&self) -> BTreeSet<Dev> {
+        let taps = self.ports.values().filter(|p| p.attach == Attach::Tap);
+        taps.map(|p| p.interface.clone()).collect()
     }
 
     /// MTU of the underlay in bytes; 0: not said.
@@ -441,6 +516,18 @@ impl Desired {
         self.rejected.insert(item, Rejected { reason: error.to_string(), generation });
     }
 
+    fn set_lan(&mut self, state: &v1::NodeState) {
+        let mut uplinks = Vec::new();
+        for uplink in &state.uplinks {
+            match convert::interface(&uplink.interface) {
+                Ok(dev) => uplinks.push(dev),
+                Err(error) => self.reject(Item::Uplink(uplink.interface.clone()), 0, &error),
+            }
+        }
+        let aware = state.host_bridge == i32::from(v1::HostBridge::VlanAware);
+        self.lan = Some(Lan { uplinks, aware, move_addresses: state.move_addresses });
+    }
+
     fn set_network(&mut self, network: &v1::NodeNetwork, previous: &Desired) -> Option<Vni> {
         let item = Item::Network(network.vni);
         match convert::network(network) {
@@ -461,7 +548,7 @@ impl Desired {
 
     fn checked_port(&mut self, port: &v1::NodePort) -> Option<Port> {
         let item = Item::Port(port.id.clone());
-        match convert::port(port) {
+        match convert::port(port, self.lan.is_some()) {
             Ok(converted) => {
                 self.rejected.remove(&item);
                 Some(converted)
@@ -582,7 +669,15 @@ impl fmt::Display for NetnsRef {
         match self {
             NetnsRef::Path(path) => path.display().fmt(f),
             NetnsRef::Pid(pid) => write!(f, "pid:{pid}"),
+            NetnsRef::Node => f.write_str("of the node"),
         }
+    }
+}
+
+impl Attach {
+    /// True if there is an end in the workload's namespace.
+    pub fn has_inside(self) -> bool {
+        !matches!(self, Attach::Tap | Attach::BareMetal)
     }
 }
 
@@ -592,6 +687,7 @@ impl NetnsRef {
         match self {
             NetnsRef::Path(path) => path.clone(),
             NetnsRef::Pid(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+            NetnsRef::Node => PathBuf::from("/proc/thread-self/ns/net"),
         }
     }
 }
@@ -600,6 +696,7 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Item::State => f.write_str("state"),
+            Item::Uplink(interface) => write!(f, "uplink {interface}"),
             Item::Network(vni) => write!(f, "network with VNI {vni}"),
             Item::Port(id) => write!(f, "port {id}"),
             Item::Remote(vni, mac) => write!(f, "remote MAC {mac} of VNI {vni}"),

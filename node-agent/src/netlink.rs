@@ -6,6 +6,7 @@
 //! cannot lose a reply silently.
 
 pub(crate) mod fabric;
+pub(crate) mod lan;
 pub(crate) mod message;
 pub(crate) mod monitor;
 pub(crate) mod parse;

@@ -9,7 +9,8 @@ use causeway_proto::{Mac, Vni};
 use crate::dev::Dev;
 use crate::fabric::Seen;
 use crate::guard::Guards;
-use crate::model::{IfAddr, Key, Place};
+use crate::lan::seen::Seen as Lan;
+use crate::model::{Child, IfAddr, Key, Place};
 use crate::op::{Half, LinkChange, Op};
 use crate::rate::{Found, Shaping};
 
@@ -100,9 +101,24 @@ pub enum Inside {
     Present(Peer),
 }
 
-/// The workload's side of a veth pair.
+/// A macvlan or ipvlan, seen from inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildOf {
+    /// Which.
+    pub child: Child,
+    /// The link of the host that it is on; `None`: not one of this host.
+    pub parent: Option<Dev>,
+}
+
+/// The workload's interface: one side of a veth pair, a macvlan or an ipvlan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
+    /// `None`: the peer of our host side.
+    pub child: Option<ChildOf>,
+    /// Its alias; empty: none.
+    pub alias: String,
+    /// Neighbours of ours on it.
+    pub neighbours: BTreeMap<IpAddr, Mac>,
     /// Its address.
     pub mac: Mac,
     /// Bytes.
@@ -117,6 +133,24 @@ pub struct Peer {
     pub addresses: BTreeMap<IfAddr, bool>,
     /// Gateways of default routes through it, and whether they carry our protocol number.
     pub gateways: BTreeMap<IpAddr, bool>,
+}
+
+impl Peer {
+    /// One that was just made: down, and with nothing.
+    pub(crate) fn made(mac: Mac, mtu: u32) -> Self {
+        Peer {
+            child: None,
+            alias: String::new(),
+            neighbours: BTreeMap::new(),
+            mac,
+            mtu,
+            up: false,
+            loopback_up: false,
+            accept_ra: true,
+            addresses: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+        }
+    }
 }
 
 /// Port that an entry of a bridge's FDB points to.
@@ -203,6 +237,10 @@ pub struct Observed {
     pub foreign_vxlans: BTreeMap<(u32, u16), String>,
     /// Switching and routing.
     pub fabric: Seen,
+    /// Links of ours that only a host behind switches has, on a node that is none.
+    pub leftovers: BTreeSet<Dev>,
+    /// The host as a whole, if it is one behind switches.
+    pub lan: Lan,
 }
 
 impl Observed {
@@ -256,6 +294,7 @@ impl Observed {
     /// Forgets a host side and all that the kernel deletes with it.
     pub fn forget_port(&mut self, dev: &Dev) {
         self.ports.remove(dev);
+        self.leftovers.remove(dev);
         self.fdb.retain(|_, e| e.port != FdbPort::Port(dev.clone()));
         let shaping = self.rates.remove(dev).unwrap_or_default().orphaned();
         self.set_rates(dev, shaping);
@@ -332,6 +371,7 @@ impl Observed {
                 self.neighbours.remove(&(*vni, *ip));
             }
             Op::Fabric(step) => self.fabric.apply(step),
+            Op::Lan(op) => self.apply_lan(op),
             _ => self.apply_inside(op),
         }
     }
@@ -352,15 +392,7 @@ impl Observed {
                 let master = Some(Dev::bridge(*vni));
                 let link = Link { mtu: *mtu, grouped: true, master, ..Link::default() };
                 self.ports.insert(at.dev.clone(), HostSide { link, flags: PortFlags::default() });
-                let peer = Peer {
-                    mac: *mac,
-                    mtu: *mtu,
-                    up: false,
-                    loopback_up: false,
-                    accept_ra: true,
-                    addresses: BTreeMap::new(),
-                    gateways: BTreeMap::new(),
-                };
+                let peer = Peer::made(*mac, *mtu);
                 self.insides.insert(at.dev.clone(), Inside::Present(peer));
             }
             _ => {}
@@ -372,7 +404,7 @@ impl Observed {
             crate::dev::Role::Bridge(vni) => self.bridges.get_mut(&vni).map(|b| &mut b.link),
             crate::dev::Role::Vxlan(vni) => self.vxlans.get_mut(&vni).map(|x| &mut x.link),
             crate::dev::Role::Port => self.ports.get_mut(dev).map(|p| &mut p.link),
-            crate::dev::Role::Shaper => None,
+            _ => None,
         }
     }
 

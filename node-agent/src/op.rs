@@ -10,6 +10,7 @@ use causeway_proto::{Mac, Vni};
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
 use crate::fabric::Step;
 use crate::guard::{self, Guard};
+use crate::lan::step::LanOp;
 use crate::model::{IfAddr, Key, NetnsRef, Place};
 use crate::rate::{Direction, HANDLE, Shape};
 
@@ -118,6 +119,8 @@ pub enum Op {
     Announce { at: At, mac: Mac, addresses: BTreeSet<IpAddr> },
     /// A step of switching or routing.
     Fabric(Step),
+    /// A step of a host behind switches.
+    Lan(LanOp),
 }
 
 impl Op {
@@ -132,6 +135,7 @@ impl Op {
             | Op::GatewayAdd { at, .. }
             | Op::GatewayDel { at, .. }
             | Op::Announce { at, .. } => Some(at),
+            Op::Lan(op) => op.inside(),
             _ => None,
         }
     }
@@ -148,6 +152,11 @@ impl Op {
             Op::GuardDel { dev, .. } => format!("nft: delete the guard of {dev}"),
             op => op.to_string(),
         }
+    }
+
+    /// If this failed, the step is pointless.
+    pub fn after(&self) -> Option<&Key> {
+        if let Op::Lan(op) = self { op.after.as_ref() } else { None }
     }
 
     /// What it was planned for.
@@ -177,6 +186,7 @@ impl Op {
             | Op::GatewayDel { at, .. }
             | Op::Announce { at, .. } => Key::Port(at.dev.clone()),
             Op::Fabric(step) => Key::Fabric(step.thing()),
+            Op::Lan(op) => op.key.clone(),
         }
     }
 }
@@ -189,8 +199,18 @@ fn netns_name(netns: &NetnsRef) -> Option<&str> {
     (!name.contains('/')).then_some(name)
 }
 
+/// What `ip link` calls a namespace.
+pub(crate) fn netns_argument(netns: &NetnsRef) -> String {
+    match (netns, netns_name(netns)) {
+        (_, Some(name)) => name.to_owned(),
+        (NetnsRef::Pid(pid), _) => pid.to_string(),
+        (NetnsRef::Path(path), None) => path.display().to_string(),
+        (NetnsRef::Node, None) => "1".to_owned(),
+    }
+}
+
 /// Runs what follows inside a namespace.
-struct InNetns<'a>(&'a NetnsRef);
+pub(crate) struct InNetns<'a>(&'a NetnsRef);
 
 impl fmt::Display for InNetns<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -198,12 +218,13 @@ impl fmt::Display for InNetns<'_> {
             (_, Some(name)) => write!(f, "ip netns exec {name} "),
             (NetnsRef::Path(path), None) => write!(f, "nsenter --net={} ", path.display()),
             (NetnsRef::Pid(pid), None) => write!(f, "nsenter -t {pid} -n "),
+            (NetnsRef::Node, None) => Ok(()),
         }
     }
 }
 
 /// `ip` inside a namespace.
-struct IpIn<'a>(&'a NetnsRef);
+pub(crate) struct IpIn<'a>(pub(crate) &'a NetnsRef);
 
 impl fmt::Display for IpIn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -302,11 +323,7 @@ impl Op {
                     "ip link add name {dev} mtu {mtu} group {LINK_GROUP} master {bridge} type veth peer "
                 )?;
                 write!(f, "name {interface} address {mac} mtu {mtu} group {LINK_GROUP} netns ")?;
-                match (netns, netns_name(netns)) {
-                    (_, Some(name)) => f.write_str(name),
-                    (NetnsRef::Pid(pid), _) => write!(f, "{pid}"),
-                    (NetnsRef::Path(path), None) => write!(f, "{}", path.display()),
-                }
+                f.write_str(&netns_argument(netns))
             }
             Op::LinkSet { dev, change } => write!(f, "ip link set dev {dev}{change}"),
             Op::PortFlags { dev, flags } => {
@@ -408,6 +425,7 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self, self.inside()) {
+            (Op::Lan(op), _) => op.fmt(f),
             (_, Some(at)) => self.fmt_inside(at, f),
             (
                 Op::FdbSet { .. }

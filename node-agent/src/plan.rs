@@ -12,7 +12,7 @@ use crate::model::{Desired, Key, Network, Place, Port};
 use crate::observed::{FdbKind, FdbPort, HostSide, Inside, Link, Observed, Peer, PortFlags, Vxlan};
 use crate::op::{At, FlagChange, Half, LinkChange, Op};
 
-mod guard;
+pub(crate) mod guard;
 mod rate;
 
 /// UDP port of VXLAN (RFC 7348).
@@ -55,6 +55,9 @@ pub(crate) enum Phase {
 /// Compares `desired` and `observed` within `scope`. Without a VTEP nothing can be planned, and every
 /// network and port has that problem.
 pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
+    if let Some(lan) = desired.lan() {
+        return crate::lan::plan::plan(desired, observed, lan);
+    }
     let mut planner = Planner {
         desired,
         observed,
@@ -87,6 +90,9 @@ pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
     }
     let networks: Vec<Vni> =
         keys.iter().map_while(|k| if let Key::Network(vni) = k { Some(*vni) } else { None }).collect();
+    for dev in &observed.leftovers {
+        planner.remove(dev);
+    }
     for vni in networks {
         if planner.network(vni, vtep) {
             keys.extend(desired.keys_of(vni));
@@ -102,7 +108,7 @@ pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
     }
     for key in &keys {
         match *key {
-            Key::Network(_) | Key::Port(_) | Key::Fabric(_) => {}
+            Key::Lan | Key::Network(_) | Key::Port(_) | Key::Fabric(_) => {}
             Key::Mac(vni, mac) => planner.mac(vni, mac),
             Key::Flood(vni, vtep) => planner.flood(vni, vtep),
             Key::Neigh(vni, ip) => planner.neighbour(vni, ip),
@@ -376,31 +382,8 @@ impl Planner<'_> {
     }
 
     fn inside(&mut self, port: &Port, at: &At, peer: &Peer) {
-        let mac = (peer.mac != port.mac).then_some(port.mac);
-        let mtu = (peer.mtu != port.mtu).then_some(port.mtu);
-        if !peer.loopback_up {
-            self.push(Phase::Inside, Op::LoopbackUp { at: at.clone() });
-        }
-        if peer.accept_ra {
-            self.push(Phase::Inside, Op::PeerAcceptRaOff { at: at.clone() });
-        }
-        if mac.is_some() || mtu.is_some() {
-            self.push(Phase::Inside, Op::PeerSet { at: at.clone(), mac, mtu, up: false });
-        }
-        for (&address, _) in peer.addresses.iter().filter(|(a, ours)| **ours && !port.addresses.contains(a)) {
-            self.push(Phase::Inside, Op::AddrDel { at: at.clone(), address });
-        }
-        for &address in port.addresses.iter().filter(|a| !peer.addresses.contains_key(a)) {
-            self.push(Phase::Inside, Op::AddrAdd { at: at.clone(), address });
-        }
-        if !peer.up {
-            self.push(Phase::Inside, Op::PeerSet { at: at.clone(), mac: None, mtu: None, up: true });
-        }
-        for (&gateway, _) in peer.gateways.iter().filter(|(g, ours)| **ours && !port.gateways.contains(g)) {
-            self.push(Phase::Inside, Op::GatewayDel { at: at.clone(), gateway });
-        }
-        for &gateway in port.gateways.iter().filter(|g| !peer.gateways.contains_key(g)) {
-            self.push(Phase::Inside, Op::GatewayAdd { at: at.clone(), gateway });
+        for op in inside_steps(port, at, peer) {
+            self.push(Phase::Inside, op);
         }
     }
 
@@ -530,6 +513,38 @@ pub(crate) fn link_change(link: &Link, mtu: u32, master: Option<Dev>) -> LinkCha
         master,
         ..LinkChange::default()
     }
+}
+
+/// What the workload's interface lacks.
+pub(crate) fn inside_steps(port: &Port, at: &At, peer: &Peer) -> Vec<Op> {
+    let mut ops = Vec::new();
+    let mac = (peer.mac != port.mac).then_some(port.mac);
+    let mtu = (peer.mtu != port.mtu).then_some(port.mtu);
+    if !peer.loopback_up {
+        ops.push(Op::LoopbackUp { at: at.clone() });
+    }
+    if peer.accept_ra {
+        ops.push(Op::PeerAcceptRaOff { at: at.clone() });
+    }
+    if mac.is_some() || mtu.is_some() {
+        ops.push(Op::PeerSet { at: at.clone(), mac, mtu, up: false });
+    }
+    for (&address, _) in peer.addresses.iter().filter(|(a, ours)| **ours && !port.addresses.contains(a)) {
+        ops.push(Op::AddrDel { at: at.clone(), address });
+    }
+    for &address in port.addresses.iter().filter(|a| !peer.addresses.contains_key(a)) {
+        ops.push(Op::AddrAdd { at: at.clone(), address });
+    }
+    if !peer.up {
+        ops.push(Op::PeerSet { at: at.clone(), mac: None, mtu: None, up: true });
+    }
+    for (&gateway, _) in peer.gateways.iter().filter(|(g, ours)| **ours && !port.gateways.contains(g)) {
+        ops.push(Op::GatewayDel { at: at.clone(), gateway });
+    }
+    for &gateway in port.gateways.iter().filter(|g| !peer.gateways.contains_key(g)) {
+        ops.push(Op::GatewayAdd { at: at.clone(), gateway });
+    }
+    ops
 }
 
 #[cfg(test)]

@@ -175,6 +175,7 @@ impl<D: Dataplane> Reconciler<D> {
             self.mark(due);
             let looked = self.pass();
             if now >= next_checks || looked.addresses {
+                self.look_again();
                 self.statuses.set_node_problems((self.checks)(&self.desired));
                 next_checks = now + self.timing.checks;
             }
@@ -182,6 +183,15 @@ impl<D: Dataplane> Reconciler<D> {
                 self.statuses.send(&self.desired);
             }
             self.publish_progress();
+        }
+    }
+
+    /// What keeps a host's ports from being programmed may be a setting, whose change nobody announces.
+    fn look_again(&mut self) {
+        if self.desired.lan().is_some() && self.statuses.problem_count() > 0 {
+            let host = BTreeSet::from([Key::Lan]);
+            self.refresh(&host);
+            self.mark(host);
         }
     }
 
@@ -215,7 +225,7 @@ impl<D: Dataplane> Reconciler<D> {
         match command {
             Command::Snapshot(state) => {
                 self.desired = Desired::from_state(&state, &self.desired);
-                if self.desired.vtep().is_none() {
+                if self.desired.vtep().is_none() && self.desired.lan().is_none() {
                     tracing::error!(vtep = %state.vtep, "state has no usable VTEP, nothing is programmed");
                 }
                 self.complete = true;
@@ -305,6 +315,8 @@ impl<D: Dataplane> Reconciler<D> {
         if scope == Scope::Keys(BTreeSet::new()) {
             return Looked { addresses };
         }
+        // A host is compared as a whole.
+        let scope = if self.desired.lan().is_some() { Scope::All } else { scope };
         self.progress.passes += 1;
         let planned = plan(&self.desired, observed, &scope);
         self.statuses.begin(&self.desired, &scope, &planned);
@@ -436,7 +448,8 @@ fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
         }
         let host_step = single && op.inside().is_none();
         *rest = behind;
-        if failed.contains(&key) || key.base().is_some_and(|n| failed.contains(&n)) {
+        let after = op.after().cloned().or_else(|| key.base());
+        if failed.contains(&key) || after.is_some_and(|n| failed.contains(&n)) {
             continue;
         }
         taken.push(op.clone());

@@ -52,7 +52,7 @@ pub(crate) fn translate(desired: &Desired, dirty: BTreeSet<Key>) -> BTreeSet<Key
             Key::Mac(vni, mac) => things.extend(wanted.of_mac(vni, mac).map(Key::Fabric)),
             Key::Flood(vni, vtep) => things.extend(wanted.of_flood(vni, vtep).map(Key::Fabric)),
             Key::Neigh(vni, ip) => things.extend(wanted.of_neighbour(vni, ip).map(Key::Fabric)),
-            Key::Port(_) | Key::Fabric(_) => _ = things.insert(key),
+            Key::Lan | Key::Port(_) | Key::Fabric(_) => _ = things.insert(key),
         }
     }
     things

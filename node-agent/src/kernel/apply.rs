@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsRawFd;
 
-use super::{Kernel, OpError};
+use super::{Kernel, OpError, lan};
 use crate::announce;
 use crate::dev::Dev;
 use crate::model::Place;
@@ -131,8 +131,10 @@ impl Kernel {
             }
             Op::Rate { dev, direction, shape } => self.apply_rate(dev, *direction, shape.as_ref()),
             Op::AcceptRaOff { dev } => ignore_ra(dev),
+            Op::Lan(op) => self.apply_lan(op),
             Op::Announce { at, mac, addresses } => {
-                let port = self.index(&at.dev)?;
+                // A macvlan or ipvlan has no host side.
+                let port = self.indexes.get(&at.dev).copied().unwrap_or(0);
                 announce::start(at, port, *mac, addresses.clone())
             }
             other => Err(OpError::Conflict(format!("not a step for the host: {other}"))),
@@ -166,7 +168,7 @@ impl Kernel {
         }
     }
 
-    fn change_link(&mut self, dev: &Dev, change: &LinkChange) -> Result<(), OpError> {
+    pub(super) fn change_link(&mut self, dev: &Dev, change: &LinkChange) -> Result<(), OpError> {
         let index = self.index(dev)?;
         let master = change.master.as_ref().map(|m| self.index(m)).transpose()?;
         let (request, flags) = message::set_link(index, change, master);
@@ -210,7 +212,11 @@ fn inside(at: &At, ops: &[Op]) -> Vec<Result<(), OpError>> {
                 Some(netlink_packet_route::RouteNetlinkMessage::NewLink(l)) => parse::link(l),
                 _ => None,
             };
-            let link = link.filter(|l| l.link.grouped).ok_or(OpError::NoDevice(at.interface.clone()))?;
+            let link = link.filter(|l| l.link.grouped);
+            if link.is_none() && ops.iter().all(lan::ends_with_interface) {
+                return Ok(ops.iter().map(|_| Ok(())).collect());
+            }
+            let link = link.ok_or(OpError::NoDevice(at.interface.clone()))?;
             Ok(ops.iter().map(|op| apply_inside(&mut connection, link.index, at, op)).collect::<Vec<_>>())
         })
     });
@@ -226,6 +232,7 @@ fn inside(at: &At, ops: &[Op]) -> Vec<Result<(), OpError>> {
 
 fn apply_inside(connection: &mut Connection, index: u32, at: &At, op: &Op) -> Result<(), OpError> {
     let (request, flags) = match op {
+        Op::Lan(op) => return lan::apply_inside(connection, index, op),
         Op::PeerSet { mac, mtu, up, .. } => {
             let change = LinkChange { mac: *mac, mtu: *mtu, up: *up, ..LinkChange::default() };
             message::set_link(index, &change, None)

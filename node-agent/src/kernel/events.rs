@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::RouteProtocol;
 
 use super::{Dataplane, Heard, Kernel, OpError};
-use crate::dev::{Dev, Role};
+use crate::dev::{Dev, PROTOCOL, Role};
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
 use crate::netlink::monitor::Monitor;
@@ -47,12 +48,21 @@ impl Dataplane for Kernel {
         let mut heard = Heard { lost: !complete, ..Heard::default() };
         let mut touched = BTreeSet::new();
         let mut rates = false;
+        let host = desired.lan().is_some();
         for message in messages {
             rates |= self.stirs_rates(&message);
             self.hear_fabric(&message, observed, &mut heard);
+            if host && self.is_of_host(&message) {
+                heard.host = true;
+                continue;
+            }
             self.take_event(message, observed, &mut heard, &mut touched);
         }
         rates |= touched.iter().any(|dev| dev.role() == Some(Role::Shaper));
+        if heard.host {
+            self.look_at_host(desired, observed)?;
+            heard.keys.insert(Key::Lan);
+        }
         for dev in touched {
             self.refresh_dev(&dev, observed)?;
             heard.keys.insert(key_of(&dev));
@@ -83,7 +93,12 @@ impl Dataplane for Kernel {
             observed.guards = found;
         }
         self.settle_fabric(desired, observed, &mut heard)?;
-        for dev in self.stirred.take() {
+        let stirred = self.stirred.take();
+        if host && stirred.contains(&Dev::trunk()) {
+            self.look_at_host(desired, observed)?;
+            heard.keys.insert(Key::Lan);
+        }
+        for dev in stirred {
             self.refresh_inside(&dev, desired, observed)?;
             heard.keys.insert(Key::Port(dev));
         }
@@ -131,6 +146,20 @@ impl Kernel {
             | RouteNetlinkMessage::DelQueueDiscipline(tc)
             | RouteNetlinkMessage::NewTrafficFilter(tc)
             | RouteNetlinkMessage::DelTrafficFilter(tc) => self.concerns_rates(tc),
+            _ => false,
+        }
+    }
+
+    /// Links, addresses and routes, which a host behind switches looks at as a whole.
+    fn is_of_host(&self, message: &RouteNetlinkMessage) -> bool {
+        match message {
+            RouteNetlinkMessage::NewLink(_)
+            | RouteNetlinkMessage::DelLink(_)
+            | RouteNetlinkMessage::NewAddress(_)
+            | RouteNetlinkMessage::DelAddress(_) => true,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                route.header.protocol == RouteProtocol::Other(PROTOCOL)
+            }
             _ => false,
         }
     }

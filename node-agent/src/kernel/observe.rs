@@ -1,6 +1,6 @@
 //! Reading the kernel back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, Stirred, Watch};
-use crate::dev::{Dev, Role};
+use crate::dev::{Dev, PROTOCOL, Role};
 use crate::model::{Desired, Key, Port, Rate};
 use crate::netlink::NetlinkError;
 use crate::netlink::message::{get_addresses, get_link, get_neighbours, get_routes};
@@ -18,14 +18,18 @@ use crate::netlink::parse::{self, Kind, RawFdb, RawLink};
 use crate::netlink::socket::Connection;
 use crate::netns::{Netns, NetnsError};
 use crate::observed::{
-    Bridge, FdbEntry, FdbPort, HostSide, Inside, Neighbour, Observed, Peer, TunnelEntry, Vxlan,
+    Bridge, ChildOf, FdbEntry, FdbPort, HostSide, Inside, Neighbour, Observed, Peer, TunnelEntry, Vxlan,
 };
+use crate::op::At;
 
 impl Kernel {
     pub(super) fn observe_all(&mut self, desired: &Desired) -> Result<Observed, NetlinkError> {
         let mut observed = Observed::default();
         self.names.clear();
         self.indexes.clear();
+        if desired.lan().is_some() {
+            self.look_at_host(desired, &mut observed)?;
+        }
         let links: Vec<RawLink> = self.dump_links()?;
         for link in &links {
             self.take_link(link, &links, &mut observed);
@@ -54,14 +58,14 @@ impl Kernel {
         let wanted: BTreeSet<Dev> = desired.ports().keys().map(Dev::port).collect();
         self.watches.retain(|dev, _| wanted.contains(dev));
         for dev in wanted {
-            if let Some(port) = desired.port_at(&dev) {
+            if let Some(port) = desired.port_at(&dev).filter(|p| p.attach.has_inside()) {
                 self.look_inside(port, &dev, &links, &mut observed);
             }
         }
         Ok(observed)
     }
 
-    fn dump_links(&mut self) -> Result<Vec<RawLink>, NetlinkError> {
+    pub(super) fn dump_links(&mut self) -> Result<Vec<RawLink>, NetlinkError> {
         let found = self.connection.dump(get_link(None))?;
         let links = found.iter().filter_map(|m| match m {
             RouteNetlinkMessage::NewLink(message) => parse::link(message),
@@ -84,7 +88,12 @@ impl Kernel {
             Some(Role::Vxlan(_)) => Kind::Vxlan,
             Some(Role::Port) => Kind::Veth,
             Some(Role::Shaper) => Kind::Ifb,
-            None => Kind::Other,
+            Some(Role::Vlan(_) | Role::Shim(_) | Role::Trunk) if raw.is_marked() => {
+                self.learn_index(&raw.name, raw.index);
+                observed.leftovers.insert(raw.name.clone());
+                return;
+            }
+            _ => Kind::Other,
         };
         let ours = kind != Kind::Other && raw.kind == kind && raw.is_marked();
         if !ours {
@@ -158,8 +167,14 @@ impl Kernel {
         };
         let limited = keys.iter().any(limited);
         let mut fabric = false;
+        let host = desired.lan().is_some();
+        if host {
+            self.look_at_host(desired, observed)?;
+        }
         for key in keys {
             match key {
+                Key::Port(dev) if host => self.refresh_inside(dev, desired, observed)?,
+                _ if host => {}
                 Key::Network(vni) => {
                     self.refresh_dev(&Dev::bridge(*vni), observed)?;
                     self.refresh_dev(&Dev::vxlan(*vni), observed)?;
@@ -188,7 +203,7 @@ impl Kernel {
         desired: &Desired,
         observed: &mut Observed,
     ) -> Result<(), NetlinkError> {
-        let Some(port) = desired.port_at(dev) else {
+        let Some(port) = desired.port_at(dev).filter(|p| p.attach.has_inside()) else {
             self.watches.remove(dev);
             observed.insides.remove(dev);
             return Ok(());
@@ -225,6 +240,7 @@ impl Kernel {
             Some(dev) => match dev.role() {
                 Some(Role::Vxlan(v)) if v == vni => FdbPort::Vxlan,
                 Some(Role::Port) => FdbPort::Port(dev.clone()),
+                _ if self.taps.contains(dev) => FdbPort::Port(dev.clone()),
                 _ => FdbPort::Other,
             },
             None => FdbPort::Other,
@@ -247,7 +263,11 @@ impl Kernel {
         let host = links.iter().find(|l| l.name == *dev).filter(|l| l.kind == Kind::Veth && l.is_marked());
         let pair = host.and_then(|l| Some((l.index, l.peer?)));
         let inside = match self.enter_and_look(port, dev, pair) {
-            Ok(inside) => inside,
+            Ok(inside) => {
+                let (netns, interface) = (port.netns.clone(), port.interface.clone());
+                self.note_child(&At { dev: dev.clone(), netns, interface }, &inside);
+                inside
+            }
             Err(error) => {
                 let id = crate::netns::identify(&port.netns);
                 self.watches.insert(dev.clone(), Watch { netns: port.netns.clone(), id, task: None });
@@ -269,10 +289,11 @@ impl Kernel {
         }
         let failed = |act, source| NetnsError::Failed { netns: port.netns.clone(), act, source };
         let watched = self.watches.get(dev).is_some_and(|w| w.id == Some(netns.id()) && w.task.is_some());
+        let names = &self.names;
         let (monitor, looked) = netns.run(|| {
             // Subscribe first, then look: nothing falls between.
             let monitor = if watched { Ok(None) } else { Monitor::of_workload().map(Some) };
-            (monitor, look(&port.interface, pair))
+            (monitor, look(&port.interface, pair, names))
         })?;
         if let Some(monitor) = monitor.map_err(|e| failed("subscribe", e))? {
             let task = watch(monitor, dev.clone(), &self.stirred).map_err(|e| failed("watch", e))?;
@@ -308,7 +329,11 @@ fn watch(monitor: Monitor, dev: Dev, stirred: &Arc<Stirred>) -> io::Result<tokio
 }
 
 /// Inside the namespace: is the peer of our host side here, under the right name, and what has it?
-fn look(interface: &Dev, pair: Option<(u32, u32)>) -> Result<Inside, NetlinkError> {
+fn look(
+    interface: &Dev,
+    pair: Option<(u32, u32)>,
+    names: &BTreeMap<u32, Dev>,
+) -> Result<Inside, NetlinkError> {
     let mut connection = Connection::open()?;
     let found = connection.dump(get_link(None))?;
     let links: Vec<RawLink> = found
@@ -317,24 +342,38 @@ fn look(interface: &Dev, pair: Option<(u32, u32)>) -> Result<Inside, NetlinkErro
         .collect();
     let Some(link) = links.iter().find(|l| l.name == *interface) else { return Ok(Inside::Absent) };
     // Indexes are per namespace, so a stranger's pair could have the same two: our group tells them apart.
-    let peer = link.kind == Kind::Veth && link.link.grouped;
-    if !peer || pair != link.peer.map(|host| (host, link.index)) {
+    let peer = link.kind == Kind::Veth && pair == link.peer.map(|host| (host, link.index));
+    let child = match link.kind {
+        Kind::Child(child) => Some(ChildOf { child, parent: link.peer.and_then(|i| names.get(&i).cloned()) }),
+        _ => None,
+    };
+    if !link.link.grouped || !peer && child.is_none() {
         return Ok(Inside::Foreign);
     }
     let mut peer = Peer {
-        mac: link.mac.unwrap_or(Mac::new([0; 6])),
-        mtu: link.link.mtu,
         up: link.link.up,
         loopback_up: links.iter().any(|l| l.name.as_str() == "lo" && l.link.up),
         accept_ra: link.accept_ra,
-        addresses: Default::default(),
-        gateways: Default::default(),
+        child,
+        alias: link.link.alias.clone(),
+        ..Peer::made(link.mac.unwrap_or(Mac::new([0; 6])), link.link.mtu)
     };
     for message in connection.dump(get_addresses())? {
         if let RouteNetlinkMessage::NewAddress(message) = message
             && let Some((_, address, ours)) = parse::address(&message).filter(|a| a.0 == link.index)
         {
             peer.addresses.insert(address, ours);
+        }
+    }
+    let is_child = peer.child.is_some();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6].into_iter().filter(|_| is_child) {
+        for message in connection.dump(get_neighbours(family, 0))? {
+            if let RouteNetlinkMessage::NewNeighbour(message) = message
+                && let Some((_, ip, found)) = parse::neighbour(&message).filter(|n| n.0 == link.index)
+                && let Some(mac) = found.mac.filter(|_| found.protocol == PROTOCOL)
+            {
+                peer.neighbours.insert(ip, mac);
+            }
         }
     }
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {

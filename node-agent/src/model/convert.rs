@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use causeway_proto::{Mac, MacError, NameError, NetworkKey, NumberError, VlanId, Vni, v1};
 
-use super::{IfAddr, NetnsRef, Network, Port, Rate, Remote};
+use super::{Attach, Child, IfAddr, MacvlanMode, NetnsRef, Network, Port, Rate, Remote};
 use crate::dev::Dev;
 
 /// Why an item of the controller's state was refused.
@@ -89,6 +89,9 @@ pub enum ItemError {
     /// A route that leads nowhere.
     #[error("next_hops: a route needs at least one")]
     NoNextHop,
+    /// An attachment that does not exist, or that this node cannot have.
+    #[error("attachment: {0}")]
+    Attachment(&'static str),
 }
 
 pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, ItemError> {
@@ -147,21 +150,74 @@ pub(super) fn network(network: &v1::NodeNetwork) -> Result<(Vni, Network), ItemE
     Ok((vni, Network { name, mtu, bridge_mac, vlan, gateways, gateway_mac }))
 }
 
-pub(super) fn port(port: &v1::NodePort) -> Result<Port, ItemError> {
+/// `host`: the node is a host behind switches.
+fn attach(port: &v1::NodePort, host: bool) -> Result<Attach, ItemError> {
+    use v1::{Attachment as A, MacvlanMode as M};
+    let bad = |why| Err(ItemError::Attachment(why));
+    let Ok(kind) = v1::WorkloadKind::try_from(port.kind) else {
+        return bad("the kind of workload is none that this agent knows; update the agent");
+    };
+    let Ok(attachment) = A::try_from(port.attachment) else {
+        return bad("is none that this agent knows; update the agent");
+    };
+    let mode = match M::try_from(port.macvlan_mode) {
+        Ok(M::Unspecified | M::Bridge) => MacvlanMode::Bridge,
+        Ok(M::Private) => MacvlanMode::Private,
+        Ok(M::Vepa) => MacvlanMode::Vepa,
+        Ok(M::Passthru) => MacvlanMode::Passthru,
+        Err(_) => return bad("the macvlan mode is none that this agent knows; update the agent"),
+    };
+    let vm = kind == v1::WorkloadKind::Vm;
+    let attach = match attachment {
+        _ if kind == v1::WorkloadKind::BareMetal => Attach::BareMetal,
+        A::Unspecified if vm => Attach::Tap,
+        A::Unspecified if host => Attach::Bridge,
+        A::Unspecified | A::VxlanBridge => Attach::VxlanBridge,
+        A::Bridge => Attach::Bridge,
+        A::Macvlan => Attach::Child(Child::Macvlan(mode)),
+        A::Ipvlan => Attach::Child(Child::Ipvlan),
+        A::Routed => Attach::Routed,
+        A::Tap => Attach::Tap,
+    };
+    match attach {
+        Attach::VxlanBridge if host => {
+            bad("VXLAN_BRIDGE needs a node of mode HOST_VTEP; this one is a HOST: use BRIDGE")
+        }
+        Attach::Bridge | Attach::Child(_) | Attach::Routed if !host => {
+            bad("BRIDGE, MACVLAN, IPVLAN and ROUTED need a node of mode HOST; use VXLAN_BRIDGE here")
+        }
+        Attach::VxlanBridge | Attach::Bridge | Attach::Child(_) | Attach::Routed if vm => {
+            bad("a VM is attached by TAP")
+        }
+        Attach::Tap if !vm => bad("TAP is for VMs"),
+        attach => Ok(attach),
+    }
+}
+
+pub(super) fn port(port: &v1::NodePort, host: bool) -> Result<Port, ItemError> {
+    let attach = attach(port, host)?;
+    let id = port.id.parse().map_err(|e| ItemError::Name("id", e))?;
+    let (netns, interface) = match attach {
+        Attach::BareMetal => (NetnsRef::Node, Dev::port(&id)),
+        Attach::Tap if port.interface.is_empty() => (NetnsRef::Node, Dev::port(&id)),
+        Attach::Tap => (NetnsRef::Node, interface(&port.interface)?),
+        _ => (netns(&port.netns)?, interface(&port.interface)?),
+    };
     let addresses = port.addresses.iter().map(|a| if_addr(a)).collect::<Result<BTreeSet<_>, _>>()?;
     let gateways = gateways(&port.gateways, &addresses)?;
     Ok(Port {
-        id: port.id.parse().map_err(|e| ItemError::Name("id", e))?,
+        id,
         vni: Vni::try_from(port.vni)?,
         mac: mac("mac", &port.mac)?,
         mtu: mtu(port.mtu, addresses.iter().any(|a| a.ip.is_ipv6()))?,
         addresses,
         gateways,
-        netns: netns(&port.netns)?,
-        interface: interface(&port.interface)?,
+        netns,
+        interface,
         generation: port.generation,
         guarded: port.guarded,
         rate: rate(port.rate.as_ref())?,
+        attach,
     })
 }
 

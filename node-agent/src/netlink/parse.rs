@@ -6,8 +6,9 @@ use causeway_proto::Mac;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind,
-    InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
+    InfoKind, InfoMacVlan, InfoPortData, InfoVlan, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage, MacVlanMode,
 };
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -17,7 +18,7 @@ use netlink_packet_route::route::{
 };
 
 use crate::dev::{ALIAS_PREFIX, Dev, LINK_GROUP, PROTOCOL};
-use crate::model::IfAddr;
+use crate::model::{Child, IfAddr, MacvlanMode};
 use crate::observed::{FdbKind, Link, Neighbour, PortFlags};
 
 /// What a link is.
@@ -27,6 +28,9 @@ pub(crate) enum Kind {
     Vxlan,
     Veth,
     Ifb,
+    Vlan,
+    Child(Child),
+    Tap,
     Other,
 }
 
@@ -41,7 +45,7 @@ pub(crate) struct RawLink {
     pub(crate) master: Option<u32>,
     pub(crate) mac: Option<Mac>,
     pub(crate) accept_ra: bool,
-    /// Index of the peer, for a veth.
+    /// Index of the peer, for a veth; of the link that it is on, for a VLAN, macvlan or ipvlan.
     pub(crate) peer: Option<u32>,
     pub(crate) vni: u32,
     pub(crate) local: Option<IpAddr>,
@@ -49,6 +53,12 @@ pub(crate) struct RawLink {
     pub(crate) learning: bool,
     pub(crate) flags: PortFlags,
     pub(crate) forwarding: bool,
+    /// VLAN id.
+    pub(crate) vlan: u16,
+    /// A bridge that tells VLANs apart.
+    pub(crate) aware: bool,
+    /// The wire is there.
+    pub(crate) carrier: bool,
 }
 
 impl RawLink {
@@ -80,6 +90,9 @@ pub(crate) fn link(message: &LinkMessage) -> Option<RawLink> {
         learning: false,
         flags: PortFlags::default(),
         forwarding: false,
+        vlan: 0,
+        aware: false,
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
     };
     for attribute in &message.attributes {
         match attribute {
@@ -111,12 +124,41 @@ fn inet6(raw: &mut RawLink, specs: &[AfSpecUnspec]) {
     }
 }
 
+fn macvlan(info: &InfoMacVlan) -> Option<Kind> {
+    let InfoMacVlan::Mode(mode) = info else { return None };
+    let mode = match mode {
+        MacVlanMode::Bridge => MacvlanMode::Bridge,
+        MacVlanMode::Private => MacvlanMode::Private,
+        MacVlanMode::Vepa => MacvlanMode::Vepa,
+        MacVlanMode::Passthrough => MacvlanMode::Passthru,
+        _ => return None,
+    };
+    Some(Kind::Child(Child::Macvlan(mode)))
+}
+
 fn link_info(raw: &mut RawLink, info: &LinkInfo) {
     match info {
         LinkInfo::Kind(InfoKind::Bridge) => raw.kind = Kind::Bridge,
         LinkInfo::Kind(InfoKind::Vxlan) => raw.kind = Kind::Vxlan,
         LinkInfo::Kind(InfoKind::Veth) => raw.kind = Kind::Veth,
         LinkInfo::Kind(InfoKind::Ifb) => raw.kind = Kind::Ifb,
+        LinkInfo::Kind(InfoKind::Vlan) => raw.kind = Kind::Vlan,
+        LinkInfo::Kind(InfoKind::Tun) => raw.kind = Kind::Tap,
+        // In a mode that is not ours until the data says otherwise.
+        LinkInfo::Kind(InfoKind::MacVlan) => raw.kind = Kind::Other,
+        LinkInfo::Kind(InfoKind::IpVlan) => raw.kind = Kind::Child(Child::Ipvlan),
+        LinkInfo::Data(InfoData::MacVlan(data)) => {
+            raw.kind = data.iter().find_map(macvlan).unwrap_or(Kind::Other)
+        }
+        LinkInfo::Data(InfoData::Vlan(data)) => {
+            raw.vlan = data
+                .iter()
+                .find_map(|i| if let InfoVlan::Id(id) = i { Some(*id) } else { None })
+                .unwrap_or(0);
+        }
+        LinkInfo::Data(InfoData::Bridge(data)) => {
+            raw.aware = data.contains(&InfoBridge::VlanFiltering(true));
+        }
         LinkInfo::Data(InfoData::Vxlan(data)) => {
             for item in data {
                 match item {

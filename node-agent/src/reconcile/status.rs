@@ -102,7 +102,8 @@ impl Statuses {
 
     fn port_state(&self, port: &Port) -> PortState {
         // The cause before what follows from it.
-        let keys = [Key::Network(port.vni), Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)];
+        let keys =
+            [Key::Lan, Key::Network(port.vni), Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)];
         let problem = keys.iter().find_map(|key| self.problems.get(key)).cloned();
         PortState { generation: port.generation, problem }
     }
@@ -179,6 +180,7 @@ fn message(id: &str, state: &PortState) -> v1::PortStatus {
 /// A key in words of the controller.
 fn subject(desired: &Desired, key: &Key) -> String {
     match key {
+        Key::Lan => "uplinks".to_owned(),
         Key::Network(vni) => match desired.networks().get(vni) {
             Some(network) => format!("network {} (VNI {vni})", network.name),
             None => format!("VNI {vni}"),

@@ -74,6 +74,7 @@ impl Dataplane for Fake {
     fn hear(&mut self, _: &Desired, observed: &mut Observed) -> Result<Heard, NetlinkError> {
         let mut state = self.shared.lock().unwrap();
         let heard = Heard {
+            host: false,
             keys: state.drift.drain(..).collect(),
             lost: std::mem::take(&mut state.lost),
             addresses: false,

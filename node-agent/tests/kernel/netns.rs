@@ -34,7 +34,7 @@ impl Netns {
         run(&format!("ip netns add {}", netns.name))?;
         netns.run("ip link set lo up")?;
         for table in ["iptables", "ip6tables", "arptables"] {
-            netns.run(&format!("sysctl -qw net.bridge.bridge-nf-call-{table}=0"))?;
+            netns.run(&format!("sysctl -e -qw net.bridge.bridge-nf-call-{table}=0"))?;
         }
         Ok(netns)
     }
