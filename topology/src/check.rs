@@ -64,6 +64,7 @@ pub const RULES: &[RuleDoc] = &[
     ),
     rule("l2-loop", "Access links close a circle: frames go round for ever."),
     rule("leaf-no-spine", "A leaf that no link joins to the fabric."),
+    rule("mtu-access", "A link to a host or server whose MTU does not fit the networks on it."),
     rule("mtu-ipv6", "An MTU below 1280 on a link that carries IPv6 (RFC 8200, section 5)."),
     rule("mtu-underlay", "An underlay link too small for a network's frames with VXLAN around them."),
     rule("mtu-uneven", "Links between switches with different MTUs: what fits depends on the path."),

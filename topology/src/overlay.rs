@@ -224,15 +224,21 @@ pub(crate) fn carried(builder: &mut Builder<'_>, link: &Link) -> Carried {
     }
     tagged.sort_unstable();
     tagged.dedup();
+    if let Some(vni) = labels.vni {
+        l3_vni_as_network(builder, vni, "this link", link.place);
+    }
     if let Some(vni) = untagged.filter(|vni| tagged.contains(vni)) {
         let message = format!("VNI {vni} is both tagged and untagged on this link: choose one");
         builder.error_at(link.place, message);
     }
-    let lone = untagged.and_then(|vni| builder.networks.values().find(|n| n.vni == vni && n.vlan.is_none()));
-    if let Some(name) = lone.map(|n| n.name.clone()).filter(|_| !tagged.is_empty()) {
-        let message =
-            format!("network '{name}' has no VLAN: a link that carries it untagged can carry no other");
-        builder.error_at(link.place, message);
+    if let Some(vni) = untagged.filter(|_| !tagged.is_empty()) {
+        let network = builder.networks.values().find(|n| n.vni == vni);
+        if network.is_none_or(|n| n.vlan.is_none()) {
+            let name = network.map_or_else(|| vni.to_string(), |n| format!("'{}'", n.name));
+            let message =
+                format!("network {name} has no VLAN: a link that carries it untagged can carry no other");
+            builder.error_at(link.place, message);
+        }
     }
     let vrf = labels.vrf.as_ref().filter(|r| {
         let known = builder.vrfs.contains_key(&r.name);
@@ -245,6 +251,17 @@ pub(crate) fn carried(builder: &mut Builder<'_>, link: &Link) -> Carried {
         known
     });
     Carried { untagged, tagged, vrf: vrf.map(|r| r.name.clone()) }
+}
+
+/// A VNI is of a network or of a VRF's routed traffic: a switch has one device for each.
+fn l3_vni_as_network(builder: &mut Builder<'_>, vni: Vni, what: &str, place: Place) {
+    let vrf = builder.vrfs.values().find(|d| d.vrf.l3_vni == Some(vni)).map(|d| d.vrf.name.clone());
+    if let Some(vrf) = vrf {
+        let message = format!(
+            "VNI {vni} is given twice: to a network of {what} and to the routed traffic of VRF '{vrf}'"
+        );
+        builder.error_at(place, message);
+    }
 }
 
 /// What a link is for that carries networks or is routed; `None` for any other.
@@ -334,6 +351,9 @@ pub(crate) fn networks_of_switches(builder: &mut Builder<'_>) {
                 );
             }
             continue;
+        }
+        for vni in &node.causeway.vnis {
+            l3_vni_as_network(builder, *vni, &format!("node '{}'", node.name), node.place);
         }
         let told: Vec<Vni> =
             node.causeway.bridged.iter().filter_map(|r| resolve(builder, r)).map(|n| n.vni).collect();

@@ -180,6 +180,79 @@ const CASES: &[Case] = &[
         "export of causeway.network.x",
         "",
     ),
+    // VLANs and VNIs that clash.
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 vlan=5, causeway.network.y: vni=8 vlan=5}",
+        Severity::Error,
+        "fabric",
+        "VLAN 5 is given twice: to network 'x' and to network 'y'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 vlan=5, causeway.network.y: vni=7 vlan=6}",
+        Severity::Error,
+        "fabric",
+        "VNI 7 is given twice: to network 'x' and to network 'y'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7, causeway.vrf.red: l3vni=7}",
+        Severity::Error,
+        "fabric",
+        "VNI 7 is given twice: to network 'x' and to VRF 'red'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.vrf.red: l3vni=100}",
+        Severity::Error,
+        "fabric",
+        "VNI 100 is given twice: to a network of this link and to the routed traffic of VRF 'red'",
+        r#"["leaf1:eth3""#,
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.vrf.red: l3vni=9, causeway.vni: 9, ",
+        Severity::Error,
+        "fabric",
+        "VNI 9 is given twice: to a network of node 'leaf2'",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.vni: 16777216, ",
+        Severity::Error,
+        "file",
+        "causeway.vni '16777216'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.vrf.red: l3vni=16777216}",
+        Severity::Error,
+        "file",
+        "l3vni of causeway.vrf.red",
+        "",
+    ),
+    (
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {"#,
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {causeway.tagged: 0, "#,
+        Severity::Error,
+        "fabric",
+        "VLAN 0 is not in 1 to 4094",
+        "",
+    ),
+    (
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {"#,
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {causeway.tagged: 4095, "#,
+        Severity::Error,
+        "fabric",
+        "VLAN 4095 is not in 1 to 4094",
+        "",
+    ),
     // Addresses.
     (
         "\"10.9.0.2/24",
@@ -368,6 +441,98 @@ fn each_fault_is_found_at_its_place() {
         assert_eq!((found.severity, found.line), (*severity, line), "{words}:\n{all}");
         assert!(found.excerpt.contains('^') && found.column > 0, "{found}");
     }
+}
+
+/// [`GOOD`] with declared networks: `web` untagged, and with VLANs 10 and 20.
+fn declared() -> String {
+    GOOD.replacen(
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.web: vni=10 vlan=10 mtu=1500, causeway.network.db: vni=20 vlan=20 mtu=1500}",
+        1,
+    )
+    .replace("causeway.vni: 100", "causeway.untagged: web, causeway.tagged: db")
+}
+
+#[test]
+fn circles_and_sizes_of_named_networks_are_found() {
+    let good = report(&declared());
+    let all = render_all(&good.findings);
+    assert_eq!((good.count(Severity::Error), good.count(Severity::Warning)), (0, 0), "{all}");
+    let second = r#"["leaf1:eth9", "leaf2:eth9"], mtu: 1500, labels: "#;
+    let bridged = |links: &str| {
+        let bridges =
+            "  links:\n".replace("  links", "    b1: {kind: bridge}\n    b2: {kind: bridge}\n  links");
+        declared().replacen("  links:\n", &format!("{bridges}{links}"), 1)
+    };
+    let link = |a: &str, b: &str, labels: &str| {
+        format!("    - {{endpoints: [\"{a}\", \"{b}\"], mtu: 1500, labels: {{{labels}}}}}\n")
+    };
+    let at = |text: &str, rule: &str, words: &str| {
+        let report = report(text);
+        let found = report.findings.iter().find(|d| d.rule == rule && d.message.contains(words));
+        found.map(|d| d.line).ok_or_else(|| render_all(&report.findings))
+    };
+    let line = |text: &str, piece: &str| text.lines().position(|l| l.contains(piece)).map(|i| i + 1).unwrap();
+    for (labels, vni) in [
+        ("{causeway.untagged: web}", 10),
+        ("{causeway.tagged: 'web, db'}", 10),
+        ("{causeway.tagged: 20}", 20),
+    ] {
+        let text = declared().replace(r#"["spine2:eth2", "leaf2:eth2"]"#, &format!("{second}{labels}"));
+        let words = format!("leaf1:eth9 to leaf2:eth9 closes a circle in network {vni}");
+        assert_eq!(at(&text, "l2-loop", &words), Ok(line(&text, "leaf1:eth9")));
+    }
+    // Two bridges with a network each of two leaves: no circle. With the same network at both ends: one.
+    let apart = bridged(
+        &(link("leaf1:eth7", "b1:e1", "causeway.tagged: web")
+            + &link("leaf2:eth7", "b1:e2", "causeway.tagged: db")
+            + &link("leaf1:eth8", "b2:e3", "causeway.tagged: web")
+            + &link("leaf2:eth8", "b2:e4", "causeway.tagged: db")),
+    );
+    let apart = report(&apart);
+    assert_eq!(apart.count(Severity::Error), 0, "{}", render_all(&apart.findings));
+    let round = bridged(
+        &(link("leaf1:eth7", "b1:e1", "causeway.tagged: all")
+            + &link("leaf2:eth7", "b2:e2", "causeway.tagged: db")
+            + &link("b1:e8", "b2:e9", "")),
+    );
+    assert_eq!(
+        at(&round, "l2-loop", "b1:e8 to b2:e9 closes a circle in network 20"),
+        Ok(line(&round, "b1:e8"))
+    );
+    // Sizes.
+    let thin = declared().replace(r#""leaf2:eth2"]"#, r#""leaf2:eth2"], mtu: 1549"#);
+    assert_eq!(
+        at(&thin, "mtu-underlay", "network 10 sends 1500 bytes: with VXLAN over IPv4 it needs 1550"),
+        Ok(line(&thin, "1549"))
+    );
+    let small = declared().replace(r#""bm2:eth1"], mtu: 1500"#, r#""bm2:eth1"], mtu: 1499"#);
+    assert_eq!(
+        at(&small, "mtu-access", "MTU of 1499, and network 'web' sends 1500"),
+        Ok(line(&small, "1499"))
+    );
+    let large = declared().replace(r#""bm2:eth1"], mtu: 1500"#, r#""bm2:eth1"], mtu: 1501"#);
+    assert_eq!(at(&large, "mtu-access", "a server sends up to 1501 bytes"), Ok(line(&large, "1501")));
+}
+
+/// A switch with our agent, or a static one, gets no EVPN routes and sends none: nothing is lost there. It needs a way to
+/// the tunnel ends all the same, and others to its own.
+#[test]
+fn switches_without_evpn_are_no_speakers() {
+    for mode in ["tor-agent", "tor-static"] {
+        let text = GOOD.replace("leaf2: {labels: {", &format!("leaf2: {{labels: {{causeway.mode: {mode}, "));
+        let report = report(&text);
+        assert_eq!(report.count(Severity::Error), 0, "{mode}:\n{}", render_all(&report.findings));
+    }
+    let split = GOOD
+        .replace("causeway.role: spine", "causeway.role: spine, causeway.asn: 65100")
+        .replace("leaf1: {labels: {", "leaf1: {labels: {causeway.asn: 65101, ")
+        .replace("ctl: {labels: {", "ctl: {labels: {causeway.asn: 65102, ")
+        .replace("leaf2: {labels: {", "leaf2: {labels: {causeway.asn: 65101, causeway.mode: tor-agent, ");
+    let report = report(&split);
+    let rules: Vec<&str> =
+        report.findings.iter().filter(|d| d.severity == Severity::Error).map(|d| d.rule).collect();
+    assert_eq!(rules, ["next-hop", "next-hop"], "{}", render_all(&report.findings));
 }
 
 #[test]

@@ -101,13 +101,14 @@ const CONTRADICTIONS: [(&str, &str, &str); 5] = [
 ];
 
 /// Labels of the link, then a part of what must be said.
-const WRONG_LINKS: [(&str, &str); 9] = [
+const WRONG_LINKS: [(&str, &str); 10] = [
     ("causeway.untagged: wep", "there is no network 'wep'; did you mean 'web'?"),
     ("causeway.untagged: 0", "VLAN 0 is not in 1 to 4094"),
     ("causeway.tagged: 4095", "VLAN 4095 is not in 1 to 4094"),
     ("causeway.tagged: 11", "no network has VLAN 11"),
     ("causeway.tagged: web, causeway.untagged: web", "both tagged and untagged"),
     ("causeway.untagged: web, causeway.vni: 7", "mean the same"),
+    ("causeway.vni: 7, causeway.tagged: web", "network 7 has no VLAN"),
     ("causeway.vrf: red", "there is no VRF 'red'"),
     ("causeway.vrf: red, causeway.tagged: web", "not two of them"),
     ("causeway.untagged: ''", "is empty"),

@@ -66,12 +66,12 @@ fn evpn(check: &mut Check<'_>) {
     let speakers: Vec<&str> = plan
         .nodes
         .iter()
-        .filter(|(_, p)| uses_routes(p) && !p.bgp.is_empty())
+        .filter(|(_, p)| uses_routes(p) && p.speaks_evpn() && !p.bgp.is_empty())
         .map(|(n, _)| n.as_str())
         .collect();
     let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for origin in &speakers {
-        let reached = reached(plan, origin, &|_| true);
+        let reached = reached(plan, origin, &|n| n.evpn);
         let is_controller = |n: &str| plan.nodes.get(n).is_some_and(|p| p.role == Role::Controller);
         // Two controllers have nothing to learn from each other.
         let apart = |s: &str| is_controller(s) && is_controller(origin);
@@ -114,20 +114,24 @@ fn next_hops(check: &mut Check<'_>) {
         .nodes
         .iter()
         .filter(|(_, p)| uses_routes(p))
-        .map(|(n, _)| (n.as_str(), reached(plan, n, &|_| true)))
+        .map(|(n, _)| (n.as_str(), reached(plan, n, &|s| s.evpn)))
         .collect();
+    let speaks_evpn = |name: &str| plan.nodes.get(name).is_some_and(NodePlan::speaks_evpn);
+    // Told of tunnel ends by an agent or by its configuration, and not by BGP.
+    let told = |name: &str| plan.nodes.get(name).is_some_and(|p| p.vtep.is_some() && !p.speaks_evpn());
     for node in lab.nodes_in_order() {
         let Some(vtep) = plan.nodes.get(&node.name).and_then(|p| p.vtep) else { continue };
         let announces =
             |p: &NodePlan| p.networks.iter().any(|n| n.ip() == vtep && is_host_route(vtep, n.prefix()));
         let sources: Vec<&str> = switches.iter().filter(|(_, p)| announces(p)).map(|(n, _)| *n).collect();
         let learned = |name: &str| sources.iter().any(|s| reach.get(s).is_some_and(|r| r.contains(name)));
-        // A switch that gets no EVPN routes with this next hop needs no route to it. Those of a host come from controllers.
+        // A switch that gets no EVPN routes with this next hop needs no route to it. Those of a host, and of a switch that
+        // speaks no EVPN itself, come from controllers.
+        let by_controller = node.role == Role::Host || !speaks_evpn(&node.name);
         let speaks = |n: &str| {
-            n == node.name
-                || (node.role == Role::Host && plan.nodes.get(n).is_some_and(|p| p.role == Role::Controller))
+            n == node.name || (by_controller && plan.nodes.get(n).is_some_and(|p| p.role == Role::Controller))
         };
-        let concerned = |name: &str| whose.iter().any(|(n, r)| speaks(n) && r.contains(name));
+        let concerned = |name: &str| told(name) || whose.iter().any(|(n, r)| speaks(n) && r.contains(name));
         let names = switches.iter().filter(|(_, p)| !p.bgp.is_empty()).map(|(n, _)| *n);
         let blind: Vec<&str> = names.filter(|n| *n != node.name && concerned(n) && !learned(n)).collect();
         if blind.is_empty()

@@ -6,8 +6,8 @@ use causeway_proto::Vni;
 
 use super::Check;
 use crate::diagnostic::Severity;
-use crate::lab::{Lab, Link};
-use crate::plan::InterfaceUse;
+use crate::lab::{Lab, Link, Role};
+use crate::plan::{Interface, InterfaceUse, Plan};
 
 /// VXLAN over IPv4: inner Ethernet 14, VXLAN 8, UDP 8, IPv4 20.
 const OVER_IPV4: u32 = 50;
@@ -20,6 +20,7 @@ const UNSAID: u32 = 9500;
 
 pub(super) fn check(check: &mut Check<'_>) {
     ipv6(check);
+    access(check);
     underlay(check);
 }
 
@@ -31,8 +32,9 @@ fn ipv6(check: &mut Check<'_>) {
     let loopback = |name: &str| plan.nodes.get(name).is_some_and(|p| p.loopback.is_some_and(|a| a.is_ipv6()));
     for link in lab.links.iter().filter(|l| l.mtu < IPV6_MINIMUM) {
         let ends = || [Some(&link.a), link.b.as_ref()].into_iter().flatten();
-        let access = link.causeway.vni.is_some() && ends().any(|e| behind(&e.node));
-        let routed = link.causeway.vni.is_none() && ends().any(|e| loopback(&e.node));
+        let carries = link.causeway.carries_networks();
+        let access = carries && ends().any(|e| behind(&e.node));
+        let routed = !carries && ends().any(|e| loopback(&e.node));
         if own(link) || access || routed {
             let message =
                 format!("this link has an MTU of {} and carries IPv6, which needs {IPV6_MINIMUM}", link.mtu);
@@ -46,14 +48,49 @@ fn ipv6(check: &mut Check<'_>) {
     }
 }
 
-/// The largest frame's payload of each network: the MTU of its access links.
-fn networks(lab: &Lab) -> BTreeMap<Vni, u32> {
+/// The networks on a link.
+fn carried(port: &Interface) -> impl Iterator<Item = Vni> + '_ {
+    port.untagged.into_iter().chain(port.tagged.iter().copied())
+}
+
+/// The largest frame's payload of each network: what is declared, else the MTU of its access links.
+fn networks(lab: &Lab, plan: &Plan) -> BTreeMap<Vni, u32> {
     let mut all: BTreeMap<Vni, u32> = BTreeMap::new();
+    let bridged = plan.nodes.values().flat_map(|p| &p.access).map(|a| a.vni);
+    all.extend(bridged.filter_map(|vni| Some((vni, plan.network(vni)?.mtu))));
     for (vni, mtu) in lab.links.iter().filter_map(|l| Some((l.causeway.vni?, l.mtu))) {
-        let largest = all.entry(vni).or_insert(mtu);
-        *largest = mtu.max(*largest);
+        if plan.network(vni).is_none() {
+            let largest = all.entry(vni).or_insert(mtu);
+            *largest = mtu.max(*largest);
+        }
     }
     all
+}
+
+/// A port must take what its networks send; and a server's untagged frames have the size of its link, not of the network.
+fn access(check: &mut Check<'_>) {
+    let (lab, plan) = (check.lab, check.plan);
+    let ends = plan.nodes.values().filter(|p| !p.role.is_switch());
+    for (role, port) in ends.flat_map(|p| p.interfaces.iter().map(|i| (p.role, i))) {
+        let Some(place) = lab.links.get(port.link).map(|l| l.place) else { continue };
+        for network in carried(port).filter_map(|vni| plan.network(vni)) {
+            let (name, mtu) = (&network.name, network.mtu);
+            let untagged = port.untagged == Some(network.vni);
+            if port.mtu < mtu {
+                let message =
+                    format!("this link has an MTU of {}, and network '{name}' sends {mtu} bytes", port.mtu);
+                let help =
+                    format!("set mtu: {mtu} or more here, or a smaller mtu= at causeway.network.{name}");
+                check.error("mtu-access", place, message, help);
+            } else if port.mtu > mtu && untagged && role == Role::Server {
+                let message = format!(
+                    "a server sends up to {} bytes here, and network '{name}' takes {mtu}: larger frames are lost",
+                    port.mtu
+                );
+                check.warn("mtu-access", place, message, format!("set mtu: {mtu} at this link"));
+            }
+        }
+    }
 }
 
 fn underlay(check: &mut Check<'_>) {
@@ -69,7 +106,7 @@ fn underlay(check: &mut Check<'_>) {
     }
     let ipv6 = plan.nodes.values().any(|p| p.vtep.is_some_and(|v| v.is_ipv6()));
     let header = if ipv6 { OVER_IPV6 } else { OVER_IPV4 };
-    let wanted = networks(lab).into_iter().max_by_key(|(vni, mtu)| (*mtu, std::cmp::Reverse(*vni)));
+    let wanted = networks(lab, plan).into_iter().max_by_key(|(vni, mtu)| (*mtu, std::cmp::Reverse(*vni)));
     for (place, mtu) in links.iter().filter_map(|(l, mtu)| Some((lab.links.get(*l)?.place, *mtu))) {
         let Some((vni, overlay)) = wanted else { break };
         let need = overlay.saturating_add(header);
