@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use causeway_proto::Mac;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -47,6 +48,7 @@ pub(crate) enum Command {
     Holders { key: RouteKey, reply: oneshot::Sender<Vec<IpAddr>> },
     Peers { reply: oneshot::Sender<Vec<PeerState>> },
     RoutesIn { filter: RouteFilter, reply: oneshot::Sender<Vec<ReceivedRoute>> },
+    RoutesOfMacs { macs: Vec<Mac>, reply: oneshot::Sender<Vec<ReceivedRoute>> },
     RoutesOut { filter: RouteFilter, reply: oneshot::Sender<Vec<Route>> },
     Reset { address: IpAddr, done: oneshot::Sender<bool> },
     RequestRefresh { address: IpAddr, done: oneshot::Sender<bool> },
@@ -193,6 +195,9 @@ impl Owner {
             }
             Command::RoutesIn { filter, reply } => {
                 reply.send(self.rib_in.find(&filter)).ok();
+            }
+            Command::RoutesOfMacs { macs, reply } => {
+                reply.send(self.rib_in.of_macs(&macs)).ok();
             }
             Command::RoutesOut { filter, reply } => {
                 reply.send(self.routes_out(&filter)).ok();

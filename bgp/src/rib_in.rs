@@ -191,6 +191,12 @@ impl RibIn {
             .collect()
     }
 
+    /// All routes for these MACs, by MAC, peer and key.
+    pub(crate) fn of_macs(&self, macs: &[Mac]) -> Vec<ReceivedRoute> {
+        let of_mac = |mac: &Mac| self.find(&RouteFilter { mac: Some(*mac), ..RouteFilter::default() });
+        macs.iter().flat_map(of_mac).collect()
+    }
+
     /// What an index says; `None`: no index helps.
     fn candidates(&self, filter: &RouteFilter) -> Option<Vec<u32>> {
         if let Some(mac) = filter.mac {

@@ -282,6 +282,11 @@ impl Speaker {
         self.ask(|reply| Command::RoutesIn { filter, reply }).await.unwrap_or_default()
     }
 
+    /// What peers announced of these MACs, in order of MAC, peer and key.
+    pub async fn routes_of_macs(&self, macs: Vec<Mac>) -> Vec<ReceivedRoute> {
+        self.ask(|reply| Command::RoutesOfMacs { macs, reply }).await.unwrap_or_default()
+    }
+
     /// What is announced, in order of key.
     pub async fn routes_out(&self, filter: &RouteFilter) -> Vec<Route> {
         let filter = filter.clone();

@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{apply, fabric, lab, ports, records, topology};
+use crate::{alarms, apply, fabric, lab, ports, records, topology};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -98,6 +98,16 @@ Examples:
   causeway bgp routes --type 2 --vni 10110"
     )]
     Bgp(fabric::BgpCommand),
+    /// What the fabric says of ports, against what is intended
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  causeway fabric diff
+  causeway fabric alarms --follow"
+    )]
+    Fabric(alarms::FabricCommand),
     Lab(lab::LabArgs),
     /// Topology files, without bringing them up
     #[command(

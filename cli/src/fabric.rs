@@ -80,11 +80,14 @@ pub(crate) struct RoutesArgs {
 #[command(after_help = "\
 Examples:
   causeway bgp explain 02:ca:0a:08:00:05
-  causeway bgp explain 10.8.0.5
+  causeway bgp explain 10.8.0.5 --at leaf1
   causeway bgp explain 10.8.0.0/20")]
 pub(crate) struct ExplainArgs {
     /// A MAC, an address or a prefix
     subject: String,
+    /// As this switch decides, which drops routes to itself [default: as another VTEP]
+    #[arg(long, value_name = "SWITCH")]
+    at: Option<String>,
 }
 
 pub(crate) async fn node(command: NodeCommand, client: &Client, out: Output) -> Outcome {
@@ -160,7 +163,7 @@ async fn routes(args: RoutesArgs, client: &Client, out: Output) -> Outcome {
 }
 
 async fn explain(args: ExplainArgs, client: &Client, out: Output) -> Outcome {
-    let request = v1::ExplainRequest { subject: args.subject, ..Default::default() };
+    let request = v1::ExplainRequest { subject: args.subject, at: args.at.unwrap_or_default() };
     let act = format!("explain {}", request.subject);
     let answer = client.call(&act, async |channel| fabric(channel).explain(request.clone()).await).await?;
     if out.format != Format::Table {

@@ -1,5 +1,6 @@
 //! `causeway`: what people type. Every command is a thin client of the controller's gRPC API.
 
+mod alarms;
 mod apply;
 mod args;
 mod client;
@@ -100,6 +101,7 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Port(command) => ports::run(command, &client, out, globals.timeout).await,
         Command::Node(command) => fabric::node(command, &client, out).await,
         Command::Bgp(command) => fabric::bgp(command, &client, out).await,
+        Command::Fabric(command) => alarms::run(command, &client, out).await,
         Command::Version => version::run(&client, out).await,
         // These ask nobody and were done before.
         Command::Lab(_) | Command::Topology(_) | Command::Completion { .. } => Ok(Exit::Ok),

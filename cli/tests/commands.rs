@@ -444,12 +444,42 @@ fn the_fabric_is_shown() {
     assert!(err.contains("1 more match"), "{err}");
     let (out, _) = expect(&running, 0, &["bgp", "explain", "10.8.0.1"], "");
     assert_eq!(out, "10.8.0.1 belongs to port default/web/a\n");
+    let (out, _) = expect(&running, 0, &["bgp", "explain", "10.8.0.1", "--at", "leaf1"], "");
+    assert_eq!(out, "10.8.0.1 belongs to port default/web/a as leaf1 sees it\n");
     let (out, _) = expect(&running, 0, &["node", "list", "-o", "json"], "");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()[0]["connected"], false);
     let servers = format!("{},http://127.0.0.1:1", running.server());
     let done = causeway(&servers, &["version"], "");
     assert_eq!(done.code, 0);
     assert!(done.out.contains("0.9.9") && done.out.contains("Connection refused"), "{}", done.out);
+}
+
+#[test]
+fn the_fabric_is_compared() {
+    let running = Running::start();
+    let (out, err) = expect(&running, 0, &["fabric", "diff", "--limit", "1"], "");
+    assert!(out.contains("10.0.0.22 seq 3") && out.contains("default/web/?"), "{out}");
+    assert!(out.ends_with("2 ports compared at 1 peer, revision 7: 1 elsewhere, 1 foreign\n"), "{out}");
+    assert!(err.contains("1 more"), "{err}");
+    expect(&running, 3, &["fabric", "diff", "--exit-code"], "");
+    let (out, _) = expect(&running, 0, &["fabric", "diff", "--network", "quiet", "--exit-code"], "");
+    assert_eq!(out, "2 ports compared at 1 peer, revision 7: all as intended\n");
+    expect(&running, 0, &["fabric", "diff", "--network", "quiet", "--all", "--exit-code"], "");
+    let (_, err) = expect(&running, 2, &["fabric", "diff", "--network", "lonely", "--exit-code"], "");
+    assert!(err.contains("no peer is established"), "{err}");
+    expect(&running, 64, &["fabric", "diff", "--vrf", "blue", "--network", "red/web"], "");
+    let (out, _) = expect(&running, 3, &["fabric", "diff", "--exit-code", "-o", "json"], "");
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["findings"][0]["presence"], "elsewhere");
+    assert_eq!(shown["findings"][0]["port"]["name"], "a");
+    assert!(shown["findings"][1].get("port").is_none(), "{shown}");
+    let (out, _) = expect(&running, 0, &["fabric", "alarms"], "");
+    let expected =
+        "12:00:00Z raised  !  elsewhere default/web/a 02:00:00:00:00:07 at 10.0.0.1: leaf2 claims it\n";
+    assert_eq!(out, expected);
+    let (out, _) = expect(&running, 0, &["fabric", "alarms", "-o", "json"], "");
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((&shown["event"], &shown["presence"]), (&"raised".into(), &"elsewhere".into()));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! and work while the store is away; writes go through the store.
 
 mod agent;
+mod alarms;
 mod config;
 mod explain;
 mod fabric;

@@ -4,6 +4,7 @@
 //! ```text
 //! State ── snapshot ──▶ task ── set_peers, replace, update ──▶ Speaker ──▶ peers
 //! Imports ◀── watch ──── task ◀── events ─────────────────────── Speaker ◀── peers
+//! Board ◀── alarms ───── watcher ◀── routes of changed MACs ──── Speaker
 //! ```
 //!
 //! When the store is away nothing changes here: the last desired routes stay announced and the sessions stay up.
@@ -12,6 +13,7 @@
 
 mod interest;
 mod progress;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,7 +25,7 @@ use causeway_bgp::{
     Event, PeerConfig, PeerMode, PeerState, Route, RouteChange, RouteFilter, RouteKey, Speaker,
 };
 use causeway_proto::PortKey;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, watch as latest};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +38,7 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 
 use progress::Progress;
+pub(crate) use watch::Watcher;
 
 /// How often key files are read again: one that was missing may be there, a key may be another.
 const KEY_RETRY: Duration = Duration::from_secs(5);
@@ -52,7 +55,7 @@ pub(crate) type PortNews = Arc<Vec<PortKey>>;
 pub struct Fabric {
     context: Context,
     speaker: Speaker,
-    imports: watch::Receiver<Imports>,
+    imports: latest::Receiver<Imports>,
     shared: Arc<Shared>,
 }
 
@@ -61,6 +64,7 @@ struct Shared {
     table: RwLock<ImportTable>,
     progress: Mutex<Progress>,
     unusable: Mutex<BTreeMap<IpAddr, String>>,
+    alarms: watch::Board,
     news: broadcast::Sender<PortNews>,
 }
 
@@ -69,7 +73,7 @@ struct Shared {
 pub(crate) struct Task {
     state: State,
     fabric: Fabric,
-    imports: watch::Sender<Imports>,
+    imports: latest::Sender<Imports>,
     events: mpsc::Receiver<Event>,
     metrics: Metrics,
     interner: Interner,
@@ -89,11 +93,12 @@ impl Fabric {
         state: State,
         metrics: Metrics,
     ) -> (Fabric, Task) {
-        let (imports_out, imports) = watch::channel(Imports::default());
+        let (imports_out, imports) = latest::channel(Imports::default());
         let shared = Arc::new(Shared {
             table: RwLock::default(),
             progress: Mutex::default(),
             unusable: Mutex::default(),
+            alarms: watch::Board::default(),
             news: broadcast::channel(NEWS).0,
         });
         let fabric = Fabric { context, speaker, imports, shared };
@@ -122,7 +127,7 @@ impl Fabric {
     }
 
     /// What the fabric says about our networks.
-    pub(crate) fn imports(&self) -> watch::Receiver<Imports> {
+    pub(crate) fn imports(&self) -> latest::Receiver<Imports> {
         self.imports.clone()
     }
 
@@ -223,6 +228,7 @@ impl Task {
         if !changed.networks.is_empty() || !changed.nodes.is_empty() || !changed.vrfs.is_empty() {
             self.set_policy(&new);
         }
+        self.fabric.shared.alarms.mark_changed(&old, &new, &changed);
         if !old.networks.ptr_eq(&new.networks) || !old.vrfs.ptr_eq(&new.vrfs) {
             self.set_interest(&new).await;
         }
@@ -279,6 +285,7 @@ impl Task {
                     table.imports().clone()
                 });
                 self.imports.send_replace(imports);
+                self.fabric.shared.alarms.mark_routes(&keys);
                 self.note_conflicts(peer, &keys);
                 self.follow_imports().await;
             }
@@ -294,8 +301,12 @@ impl Task {
                 self.metrics.peer_downs.inc();
                 tracing::warn!(%peer, reason, "peer is down");
             }
-            Event::EndOfRib { peer } => tracing::info!(%peer, "peer has sent its whole table"),
+            Event::EndOfRib { peer } => {
+                self.fabric.shared.alarms.mark_all();
+                tracing::info!(%peer, "peer has sent its whole table");
+            }
             Event::StaleSwept { peer, routes } => {
+                self.fabric.shared.alarms.mark_all();
                 tracing::info!(%peer, routes, "routes from before the peer's restart are gone");
             }
         }

@@ -3,6 +3,7 @@
 mod agents;
 pub mod alloc;
 mod api;
+mod compare;
 pub mod config;
 pub mod derive;
 pub mod election;

@@ -51,6 +51,15 @@ impl CallTimes {
     }
 }
 
+/// Findings of one kind about what a peer says.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct FindingLabel {
+    /// For example `elsewhere`.
+    pub(crate) presence: &'static str,
+    /// The peer's address.
+    pub(crate) peer: String,
+}
+
 /// All metrics. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Metrics {
@@ -79,6 +88,9 @@ pub(crate) struct Metrics {
     pub(crate) undecodable: Gauge,
     pub(crate) records: Family<RecordLabel, Gauge>,
     pub(crate) conflicts: Gauge,
+    pub(crate) fabric_findings: Family<FindingLabel, Gauge>,
+    pub(crate) fabric_alarms: Counter,
+    pub(crate) fabric_compare_seconds: Gauge<f64, AtomicU64>,
     pub(crate) imported_macs: Gauge,
     pub(crate) imported_floods: Gauge,
 }
@@ -97,6 +109,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("causeway");
         metrics.register_api(registry.sub_registry_with_prefix("api"));
         metrics.register_bgp(registry.sub_registry_with_prefix("bgp"));
+        metrics.register_fabric(registry.sub_registry_with_prefix("fabric"));
         metrics.register_agents(registry.sub_registry_with_prefix("agent"));
         metrics.register_store(registry.sub_registry_with_prefix("store"));
         (metrics, Arc::new(registry))
@@ -127,6 +140,21 @@ impl Metrics {
         r.register("conflicts", "Received routes for MACs of ports", self.conflicts.clone());
         r.register("imported_macs", "MACs that the fabric knows in our networks", self.imported_macs.clone());
         r.register("imported_floods", "Flood targets that the fabric knows", self.imported_floods.clone());
+    }
+
+    fn register_fabric(&self, r: &mut Registry) {
+        r.register(
+            "findings",
+            "Alarms that stand, by what a peer says and by peer; absent: none",
+            self.fabric_findings.clone(),
+        );
+        r.register("alarms", "Alarms raised", self.fabric_alarms.clone());
+        r.register_with_unit(
+            "compare",
+            "Time of the last comparison of everything",
+            Unit::Seconds,
+            self.fabric_compare_seconds.clone(),
+        );
     }
 
     fn register_agents(&self, r: &mut Registry) {

@@ -25,7 +25,7 @@ use crate::api::serve::{self, Listener, ServeError};
 use crate::config::{Config, ConfigError, Etcd, Identity, Listen, StoreConfig};
 use crate::derive::evpn::Context;
 use crate::election::Election;
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Watcher};
 use crate::gc;
 use crate::http::{self, Health, Phase};
 use crate::intent::Intent;
@@ -226,6 +226,8 @@ impl Begun {
         let context = Context { asn: identity.asn, router_id: identity.router_id };
         let (fabric, task) = Fabric::new(context, speaker, events, state.clone(), metrics.clone());
         tasks.spawn(task.run(cancel.clone()));
+        let watcher = Watcher::new(fabric.clone(), state.clone(), metrics.clone());
+        tasks.spawn(watcher.run(cancel.clone()));
         let app = assemble(&config, identity, store, state.clone(), fabric.clone(), metrics, &cancel, &tasks);
         let grpc = listeners.iter().filter_map(Listener::address).collect();
         serve_all(&app, &config, listeners).await?;

@@ -190,3 +190,94 @@ async fn routes_are_listed_by_filter_with_a_limit() -> Result<()> {
     }
     Ok(())
 }
+
+/// A switch that speaks EVPN, as a node.
+fn leaf(name: &str, vtep: &str) -> v1::Resource {
+    let mode = v1::NodeMode::TorEvpn.into();
+    let node = v1::Node { name: name.into(), mode, vtep: vtep.into(), ..v1::Node::default() };
+    resource(v1::resource::Spec::Node(node))
+}
+
+/// A host behind a switch.
+fn host(name: &str, switch: &str) -> v1::Resource {
+    let uplink = v1::Uplink { interface: "eth1".into(), switch: switch.into(), ..v1::Uplink::default() };
+    let mode = v1::NodeMode::Host.into();
+    let node = v1::Node { name: name.into(), mode, uplinks: vec![uplink], ..v1::Node::default() };
+    resource(v1::resource::Spec::Node(node))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fabric_is_compared_explained_and_alarms_are_raised_and_cleared() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    lab.apply(vec![leaf("leaf1", "10.0.9.1"), leaf("leaf2", "10.0.9.2"), host("s1", "leaf1")]).await?;
+    let port = lab.create("a", Some("s1")).await?;
+    let (mac, ip) = (port.mac.clone(), port.addresses[0].clone());
+    let diff = async |all: bool| -> Result<Vec<(String, String)>> {
+        let request =
+            v1::DiffFabricRequest { all, network: "web".into(), ..v1::DiffFabricRequest::default() };
+        let answer = lab.fabric().diff_fabric(request).await?.into_inner();
+        assert_eq!((answer.ports, answer.peers.len(), answer.more), (1, 1, 0));
+        let short = |f: v1::FabricFinding| {
+            (
+                f.presence().as_str_name().trim_start_matches("PRESENCE_").to_owned(),
+                f.observed_vteps.join(","),
+            )
+        };
+        Ok(answer.findings.into_iter().map(short).collect())
+    };
+    let becomes = async |what: &str, wanted: &[(&str, &str)]| -> Result<()> {
+        let wanted: Vec<_> = wanted.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        wait_for(what, async || Ok((diff(false).await? == wanted).then_some(()))).await
+    };
+    let mut alarms = lab.fabric().watch_alarms(v1::WatchAlarmsRequest {}).await?.into_inner();
+    assert!(alarms.message().await?.context("an alarm")?.synced, "nothing stands yet");
+    becomes("the switch has learned nothing", &[("MISSING", "")]).await?;
+
+    let here = server(&mac, &ip, [10, 0, 9, 1])?;
+    switch.speaker.update(vec![RouteChange::Announce(here.clone())]).await;
+    becomes("learned", &[]).await?;
+    assert_eq!(diff(true).await?.len(), 2, "MAC and address are present");
+
+    let mut moved = (*server(&mac, &ip, [10, 0, 9, 2])?.attributes).clone();
+    moved.sequence = 3;
+    let moved = Route { key: here.key, attributes: Arc::new(moved) };
+    switch.speaker.update(vec![RouteChange::Announce(moved)]).await;
+    becomes("moved", &[("ELSEWHERE", "10.0.9.2"), ("ELSEWHERE", "10.0.9.2")]).await?;
+    for _ in 0..2 {
+        let raised = alarms.message().await?.context("an alarm")?;
+        let finding = raised.finding.context("a finding")?;
+        assert!(raised.raised && finding.text.contains("leaf2 (10.0.9.2)"), "{finding:?}");
+        assert_eq!((finding.presence(), finding.observed_sequence), (v1::Presence::Elsewhere, 3));
+    }
+    let (_, metrics) = lab.http("/metrics").await?;
+    assert!(
+        metrics.contains("causeway_fabric_findings{presence=\"elsewhere\",peer=\"127.0.0.2\"} 2"),
+        "{metrics}"
+    );
+    // Nothing is fought over: what we announce is as before.
+    assert!(switch.routes().await.contains(&format!("2 10.99.0.1:1 {mac} {ip} via 10.0.9.1 seq 0")));
+
+    let explain = async |at: &str| -> Result<String> {
+        let request = v1::ExplainRequest { subject: mac.clone(), at: at.into() };
+        Ok(lab.fabric().explain(request).await?.into_inner().findings.join("\n"))
+    };
+    let text = explain("leaf1").await?;
+    assert!(text.contains("dropped at leaf1, martian or self next-hop"), "{text}");
+    assert!(text.contains("leaf2 (10.0.9.2)") && text.contains("wins (nothing else remains)"), "{text}");
+    let text = explain("").await?;
+    assert!(text.contains("wins, by higher mobility sequence"), "{text}");
+    assert!(
+        refused(lab.fabric().explain(v1::ExplainRequest { subject: mac.clone(), at: "s1".into() }).await)?
+            .message()
+            .contains("has no VTEP")
+    );
+
+    switch.speaker.update(vec![RouteChange::Announce(here)]).await;
+    becomes("back", &[]).await?;
+    for _ in 0..2 {
+        assert!(!alarms.message().await?.context("an alarm")?.raised);
+    }
+    let unknown = v1::DiffFabricRequest { node: "nobody".into(), ..v1::DiffFabricRequest::default() };
+    assert!(refused(lab.fabric().diff_fabric(unknown).await)?.message().contains("nobody"));
+    Ok(())
+}

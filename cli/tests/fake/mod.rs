@@ -476,15 +476,54 @@ fn matches(filter: &v1::PortFilter, port: &v1::Port) -> bool {
         && filter.labels.iter().all(|(k, v)| port.labels.get(k) == Some(v))
 }
 
+fn finding(presence: v1::Presence) -> v1::FabricFinding {
+    v1::FabricFinding {
+        port: Some(v1::PortKey { vrf: "default".into(), network: "web".into(), name: "a".into() }),
+        vrf: "default".into(),
+        network: "web".into(),
+        mac: "02:00:00:00:00:07".into(),
+        peer: "10.0.0.1".into(),
+        presence: presence.into(),
+        intended_vtep: "10.0.0.21".into(),
+        observed_vteps: vec!["10.0.0.22".into()],
+        observed_sequence: 3,
+        text: "leaf2 claims it".into(),
+        ..Default::default()
+    }
+}
+
+fn foreign() -> v1::FabricFinding {
+    v1::FabricFinding {
+        port: None,
+        mac: "02:00:00:00:00:08".into(),
+        intended_vtep: String::new(),
+        ..finding(v1::Presence::Foreign)
+    }
+}
+
 #[tonic::async_trait]
 impl v1::fabric_service_server::FabricService for Fake {
-    type WatchAlarmsStream = tokio_stream::Empty<Result<v1::Alarm, Status>>;
+    type WatchAlarmsStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::Alarm, Status>>>;
 
     async fn diff_fabric(
         &self,
-        _: Request<v1::DiffFabricRequest>,
+        request: Request<v1::DiffFabricRequest>,
     ) -> Result<Response<v1::DiffFabricResponse>, Status> {
-        Err(Status::unimplemented("not in this fake"))
+        let request = request.into_inner();
+        let mut answer = v1::DiffFabricResponse {
+            ports: 2,
+            peers: vec!["10.0.0.1".into()],
+            revision: 7,
+            ..Default::default()
+        };
+        match request.network.as_str() {
+            "quiet" if request.all => answer.findings.push(finding(v1::Presence::Present)),
+            "quiet" => {}
+            "lonely" => answer.peers.clear(),
+            _ => answer.findings.extend([finding(v1::Presence::Elsewhere), foreign()]),
+        }
+        answer.more = u64::from(request.limit == 1);
+        Ok(Response::new(answer))
     }
 
     async fn get_node_state(
@@ -498,7 +537,14 @@ impl v1::fabric_service_server::FabricService for Fake {
         &self,
         _: Request<v1::WatchAlarmsRequest>,
     ) -> Result<Response<Self::WatchAlarmsStream>, Status> {
-        Err(Status::unimplemented("not in this fake"))
+        let raised = v1::Alarm {
+            finding: Some(finding(v1::Presence::Elsewhere)),
+            raised: true,
+            time_ms: 43_200_000,
+            synced: false,
+        };
+        let synced = v1::Alarm { synced: true, ..Default::default() };
+        Ok(Response::new(tokio_stream::iter(vec![Ok(raised), Ok(synced)])))
     }
 
     async fn list_peers(
@@ -543,9 +589,10 @@ impl v1::fabric_service_server::FabricService for Fake {
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
-        let subject = request.into_inner().subject;
+        let v1::ExplainRequest { subject, at } = request.into_inner();
+        let at = if at.is_empty() { String::new() } else { format!(" as {at} sees it") };
         Ok(Response::new(v1::ExplainResponse {
-            findings: vec![format!("{subject} belongs to port default/web/a")],
+            findings: vec![format!("{subject} belongs to port default/web/a{at}")],
             routes: vec![],
         }))
     }

@@ -4,19 +4,27 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use causeway_bgp::{ReceivedRoute, Route, RouteFilter, RouteKey, SessionState};
-use causeway_proto::{Mac, Prefix, v1};
+use causeway_bgp::{Attributes, ReceivedRoute, Route, RouteFilter, RouteKey, SessionState};
+use causeway_proto::{Mac, Name, Prefix, v1};
 
 use super::App;
 use super::fabric::{networks_by_vni, own_message, received_message};
+use super::parse::text;
 use super::port_message::from_snapshot;
+use super::status::Refusal;
+use crate::compare::choose::{At, Candidate, choose};
+use crate::compare::is_numbered;
+use crate::compare::words::{Names, vteps};
 use crate::derive::evpn;
 use crate::derive::imports::Unused;
+use crate::derive::place::router_mac;
 use crate::model::Port;
 use crate::snapshot::{Record, Snapshot};
 
 /// Ports, subnets and routes named in an explanation at most.
 const LIMIT: usize = 100;
+/// Routes of which it is looked up who has asked for them.
+const ASKED: usize = 10;
 
 /// What to explain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +51,9 @@ impl FromStr for Subject {
 }
 
 /// The explanation.
-pub(super) async fn explain(app: &App, subject: &Subject) -> v1::ExplainResponse {
+pub(super) async fn explain(app: &App, subject: &Subject, at: &str) -> Result<v1::ExplainResponse, Refusal> {
     let snapshot = app.snapshot().await;
+    let at = if at.is_empty() { None } else { Some(switch(&snapshot, at)?) };
     let filter = match *subject {
         Subject::Mac(mac) => RouteFilter { mac: Some(mac), ..RouteFilter::default() },
         Subject::Address(ip) => RouteFilter { ip: Some(ip), ..RouteFilter::default() },
@@ -57,6 +66,7 @@ pub(super) async fn explain(app: &App, subject: &Subject) -> v1::ExplainResponse
     let received = app.fabric.speaker().routes_in(&filter).await;
     let mut findings = intent(app, &snapshot, subject).await;
     findings.extend(sent(app, &out).await);
+    findings.extend(decision(app, &snapshot, subject, &out, &received, at.as_ref()));
     findings.extend(heard(app, &snapshot, &out, &received));
     let networks = networks_by_vni(&snapshot);
     let ours = out.iter().map(|route| own_message(&snapshot, &networks, route));
@@ -66,7 +76,61 @@ pub(super) async fn explain(app: &App, subject: &Subject) -> v1::ExplainResponse
     routes.sort_by_key(|route| {
         (route.direction != i32::from(v1::RouteDirection::Out), !route.verdict.starts_with("used"))
     });
-    v1::ExplainResponse { findings, routes }
+    Ok(v1::ExplainResponse { findings, routes })
+}
+
+/// The switch that is to decide.
+fn switch(snapshot: &Snapshot, at: &str) -> Result<At, Refusal> {
+    let name: Name = text("at", at)?;
+    let Some(record) = snapshot.nodes.get(&name) else {
+        return Err(Refusal::not_found(format!("node {name}"), "causeway get node shows which exist"));
+    };
+    let node = &record.value;
+    let vteps: Vec<IpAddr> = vteps(node).collect();
+    if vteps.is_empty() {
+        return Err(Refusal::field(
+            "at",
+            format!("node {name} has no VTEP: it is behind a switch, name that one"),
+        ));
+    }
+    Ok(At { name: name.to_string(), vteps, router_mac: router_mac(node) })
+}
+
+/// Which route a VTEP takes, and why not the others.
+fn decision(
+    app: &App,
+    snapshot: &Snapshot,
+    subject: &Subject,
+    out: &[Route],
+    received: &[ReceivedRoute],
+    at: Option<&At>,
+) -> Vec<String> {
+    let concerns = |key: &RouteKey| match (subject, key) {
+        (Subject::Prefix(wanted), RouteKey::IpPrefix { prefix, .. }) => prefix == wanted,
+        (_, key) => matches!(key, RouteKey::MacIp { .. } | RouteKey::IpPrefix { .. }),
+    };
+    let networks = networks_by_vni(snapshot);
+    let number = |attributes: &Attributes| {
+        let network = attributes.vni.and_then(|vni| networks.get(&vni))?;
+        Some(snapshot.networks.get(network)?.value.rd_number)
+    };
+    let own = out.iter().map(|route| Candidate {
+        key: route.key,
+        attributes: Arc::clone(&route.attributes),
+        peer: None,
+        by_controller: true,
+    });
+    let own_id = app.fabric.context().router_id.octets();
+    let theirs = received.iter().map(|received| {
+        let route = &received.route;
+        let rd = route.key.rd();
+        let by_controller =
+            number(&route.attributes).is_some_and(|n| is_numbered(rd, n)) || rd.0[2..6] == own_id;
+        let attributes = Arc::clone(&route.attributes);
+        Candidate { key: route.key, attributes, peer: Some(received.peer), by_controller }
+    });
+    let candidates: Vec<Candidate> = own.chain(theirs).filter(|candidate| concerns(&candidate.key)).collect();
+    choose(&Names::new(snapshot), &candidates, at)
 }
 
 /// What the store says.
@@ -162,7 +226,18 @@ async fn sent(app: &App, out: &[Route]) -> Option<String> {
     let (peers, unusable) = app.fabric.peers().await;
     let up = peers.values().filter(|peer| peer.state == SessionState::Established).count();
     let all = peers.len() + unusable.len();
-    Some(format!("{} routes announced, to {up} of {all} peers that are up", out.len()))
+    let mut told = format!("{} routes announced, to {up} of {all} peers that are up", out.len());
+    for peer in peers.values().filter(|peer| peer.memberships.is_some()) {
+        let mut refused = 0;
+        for route in out.iter().take(ASKED) {
+            refused += usize::from(!app.fabric.speaker().holders(route.key).await.contains(&peer.address));
+        }
+        if refused > 0 {
+            told +=
+                &format!("; {} has not asked for {refused} of them (route target constraint)", peer.address);
+        }
+    }
+    Some(told)
 }
 
 /// What the fabric tells us.

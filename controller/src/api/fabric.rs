@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use super::explain::{self, Subject};
 use super::parse::{short, text};
 use super::status::Refusal;
-use super::{App, config};
+use super::{App, alarms, config};
 use crate::agents::node_state;
 use crate::derive::node;
 use crate::model::Peer;
@@ -33,9 +33,10 @@ impl FabricService for Service {
 
     async fn diff_fabric(
         &self,
-        _request: Request<v1::DiffFabricRequest>,
+        request: Request<v1::DiffFabricRequest>,
     ) -> Result<Response<v1::DiffFabricResponse>, Status> {
-        Err(Status::unimplemented("the fabric is not compared yet"))
+        let (metadata, _, request) = request.into_parts();
+        self.0.unary("FabricService/DiffFabric", &metadata, alarms::diff(&self.0, request)).await
     }
 
     async fn get_node_state(
@@ -50,7 +51,7 @@ impl FabricService for Service {
         &self,
         _request: Request<v1::WatchAlarmsRequest>,
     ) -> Result<Response<Self::WatchAlarmsStream>, Status> {
-        Err(Status::unimplemented("there are no alarms yet"))
+        Ok(Response::new(alarms::watch(&self.0).into()))
     }
 
     async fn list_peers(
@@ -91,7 +92,7 @@ impl FabricService for Service {
         let (metadata, _, request) = request.into_parts();
         let work = async {
             let subject: Subject = text("subject", request.subject.trim())?;
-            Ok(explain::explain(&self.0, &subject).await)
+            explain::explain(&self.0, &subject, request.at.trim()).await
         };
         self.0.unary("FabricService/Explain", &metadata, work).await
     }
