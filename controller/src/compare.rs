@@ -14,16 +14,21 @@
 //!
 //! **When a claim is expected.** A peer never sends our own routes back (they would be dropped as loops), so that what
 //! it says of a port comes from somebody else. Behind a switch that speaks EVPN that is the switch: if it claims
-//! nothing, it has not learned the MAC; a peer that is another switch and hands on nothing is not expected to. Where the controllers speak for the VTEP it is another controller: its claim is
-//! expected once the peer sends any claim of it. With one controller nobody else is expected and nothing is missing. A
-//! peer that has not sent its whole table yet misses nothing.
+//! nothing, it has not learned the MAC. A peer that is another switch, and hands on nothing, is not expected to know.
+//! Where the controllers speak for the VTEP it is another controller: its claim is expected once the peer sends any
+//! claim of it. With one controller nobody else is expected and nothing is missing. A peer that has not sent its whole
+//! table yet misses nothing.
+//!
+//! Nothing is expected of ports that do not show their MAC on the wire (routed, ipvlan): of these only a claim of their
+//! address from another place is told.
 
 pub(crate) mod alarms;
 mod best;
 pub(crate) mod choose;
 pub(crate) mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use causeway_bgp::{Attributes, Esi, ReceivedRoute, RouteDistinguisher, RouteKey, RouteTarget};
@@ -91,6 +96,8 @@ struct Place {
     accepted: Vec<IpAddr>,
     /// The switch speaks EVPN itself.
     speaks: bool,
+    /// The port's frames carry another MAC than its own (routed, ipvlan).
+    hidden: bool,
     sequence: u32,
 }
 
@@ -105,6 +112,8 @@ pub(crate) struct View<'a> {
     pub(crate) heard: Heard,
     /// What is as intended is told too.
     with_present: bool,
+    /// Where ports are that do not show their MACs; found when first asked for.
+    hiding: OnceCell<HashSet<(&'a NetworkKey, IpAddr)>>,
 }
 
 /// What is known of peers by what they send.
@@ -148,7 +157,15 @@ impl<'a> View<'a> {
                 targets.entry(target).or_default().push((key, network.vni));
             }
         }
-        View { snapshot, context, targets, names: Names::new(snapshot), heard, with_present }
+        View {
+            snapshot,
+            context,
+            targets,
+            names: Names::new(snapshot),
+            heard,
+            with_present,
+            hiding: OnceCell::new(),
+        }
     }
 
     /// The network a route belongs to: by its targets, and of several by its label.
@@ -287,7 +304,7 @@ impl<'a> View<'a> {
         let is_right = |claim: &Claim| place.accepted.contains(&claim.vtep);
         let presence = presence(own, claims, is_right);
         let would_say = place.speaks && self.heard.would_say(peer.address, &place.accepted, &self.names);
-        let expected = would_say || self.heard.twins.contains(&peer.address);
+        let expected = !place.hidden && (would_say || self.heard.twins.contains(&peer.address));
         let (presence, text) = match presence {
             Some((presence, rule)) => {
                 (presence, words::claimed(&self.names, presence, rule, own, claims, &is_right))
@@ -311,6 +328,21 @@ impl<'a> View<'a> {
         finding(Some(port), Presence::Stale, claims, words::bound_nowhere(&self.names, claims))
     }
 
+    /// True for a MAC behind a VTEP where ports of the network do not show theirs: it may be theirs.
+    fn hides(&self, network: &NetworkKey, address: Option<IpAddr>, claims: &[Claim]) -> bool {
+        let Some(claim) = claims.first() else { return false };
+        let owner = address.and_then(|ip| self.snapshot.by_address.get(&(network.vrf.clone(), ip)));
+        if let Some(owner) = owner {
+            let place = place(self.snapshot, &owner.value.key);
+            return place.is_some_and(|place| place.hidden && place.accepted.contains(&claim.vtep));
+        }
+        let hiding = self.hiding.get_or_init(|| {
+            let bound = self.snapshot.by_node.iter().filter_map(|(_, key)| bound(self.snapshot, key));
+            bound.filter(|b| !b.has_own_mac()).map(|b| (&b.port.key.network, b.place.vtep)).collect()
+        });
+        address.is_none() && hiding.contains(&(network, claim.vtep))
+    }
+
     /// A MAC of nobody. `None`: it is a gateway's or a switch's own.
     fn foreign(
         &self,
@@ -324,7 +356,10 @@ impl<'a> View<'a> {
             let attributes = &route.route.attributes;
             attributes.default_gateway || attributes.router_mac == Some(mac)
         });
-        if gateway || words::is_gateway(self.snapshot, network, address) {
+        if gateway
+            || words::is_gateway(self.snapshot, network, address)
+            || self.hides(network, address, claims)
+        {
             return None;
         }
         let text = words::foreign_mac(&self.names, self.snapshot, network, address, claims);
@@ -365,7 +400,8 @@ fn place(snapshot: &Snapshot, key: &PortKey) -> Option<Place> {
         accepted.extend(place::vteps(snapshot, bound.node).filter_map(|node| node.vtep));
     }
     let speaks = bound.place.mode == NodeMode::TorEvpn;
-    Some(Place { vtep, accepted, speaks, sequence: sequence(bound.binding.generation) })
+    let hidden = !bound.has_own_mac();
+    Some(Place { vtep, accepted, speaks, hidden, sequence: sequence(bound.binding.generation) })
 }
 
 /// True for a distinguisher as controllers make them: type 1 with the network's number.

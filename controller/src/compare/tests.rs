@@ -198,6 +198,23 @@ fn after_a_planned_move_the_old_place_is_stale() {
 }
 
 #[test]
+fn ports_that_hide_their_mac_are_neither_missing_nor_foreign() {
+    let mut world = world();
+    let other = Mac::new([2, 9, 9, 9, 9, 9]);
+    for attachment in [crate::model::Attachment::Ipvlan, crate::model::Attachment::Routed] {
+        let mut binding = world.snapshot.bindings[&"default/web/a".parse::<PortKey>().unwrap()].value.clone();
+        binding.attachment = Some(attachment);
+        world.put(&RecordKey::Binding(binding.port.clone()), &binding);
+        assert_eq!(short(&world, &[], false, true), [""; 0], "{attachment:?}");
+        let there = [says(other, None, 1, 0), says(other, Some("10.8.0.5"), 1, 0)];
+        assert_eq!(short(&world, &there, false, true), [""; 0], "{attachment:?}");
+        let elsewhere = [says(other, None, 2, 0), says(other, Some("10.8.0.5"), 2, 0)];
+        let expected = ["- mac foreign 10.98.0.2", "- 10.8.0.5 foreign 10.98.0.2"];
+        assert_eq!(short(&world, &elsewhere, false, true), expected, "{attachment:?}");
+    }
+}
+
+#[test]
 fn nothing_is_missing_before_the_peer_has_told_all() {
     assert_eq!(short(&world(), &[], false, false), [""; 0]);
 }
