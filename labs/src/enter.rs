@@ -45,7 +45,7 @@ pub fn command<S: AsRef<OsStr>>(lab: &LabState, node: &NodeState, argv: &[S]) ->
     if let Some(container) = &node.container {
         return Ok(containerlab::exec(container, &[], argv));
     }
-    Ok(with_environment(Command::new(NSENTER), arguments(pid, argv), &node.env))
+    Ok(with_environment(Command::new(NSENTER), arguments(pid, &GUARD, argv), &node.env))
 }
 
 /// [`command`] for somebody at a terminal: Ctrl-C reaches the program in the node only, which may live on.
@@ -65,7 +65,7 @@ pub(crate) fn terminal_command<S: AsRef<OsStr>>(
     let mut command = Command::new("/bin/sh");
     // nsenter waits for the program and must not die of its signals; the program gets them back from env.
     command.args(["-c", "trap '' INT QUIT; exec \"$@\"", "sh", NSENTER]);
-    let mut words = arguments(pid, argv);
+    let mut words = arguments(pid, &GUARD, argv);
     let place = words.iter().position(|word| word == "--").map_or(words.len(), |place| place + 1);
     words.splice(place..place, ["/usr/bin/env", "--default-signal=INT,QUIT"].map(OsString::from));
     Ok(with_environment(command, words, &node.env))
@@ -96,13 +96,14 @@ fn alive(lab: &LabState, node: &NodeState) -> Result<u32, LabError> {
     node.init.filter(|init| init.is_alive()).map(|init| init.pid).ok_or_else(|| gone(lab, node))
 }
 
+/// A process in another PID namespace is nobody's child there: without this it would outlive its caller.
+const GUARD: [&str; 4] = ["/usr/bin/setpriv", "--pdeathsig", "TERM", "--"];
+
 /// What nsenter is told. Programs have whole paths: the node's PATH may be anything.
-fn arguments<S: AsRef<OsStr>>(pid: u32, argv: &[S]) -> Vec<OsString> {
+fn arguments<S: AsRef<OsStr>>(pid: u32, guard: &[&str], argv: &[S]) -> Vec<OsString> {
     let target = pid.to_string();
     let enter = ["--target", &target, "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--"];
-    // A process in another PID namespace is nobody's child there: without this it would outlive its caller.
-    let guard = ["/usr/bin/setpriv", "--pdeathsig", "TERM", "--"];
-    let mut words: Vec<OsString> = enter.iter().chain(&guard).map(OsString::from).collect();
+    let mut words: Vec<OsString> = enter.iter().chain(guard).map(OsString::from).collect();
     words.extend(argv.iter().map(|word| word.as_ref().to_owned()));
     words
 }
@@ -117,9 +118,10 @@ fn with_environment(mut command: Command, words: Vec<OsString>, env: &BTreeMap<S
     command
 }
 
-/// [`command`] for a node that is still being brought up.
+/// [`command`] for a node that is still being brought up. It needs no guard: the node ends with its runner, and what runs in
+/// it with the node.
 pub(crate) fn command_in<S: AsRef<OsStr>>(pid: u32, env: &BTreeMap<String, String>, argv: &[S]) -> Command {
-    with_environment(Command::new(NSENTER), arguments(pid, argv), env)
+    with_environment(Command::new(NSENTER), arguments(pid, &[], argv), env)
 }
 
 /// Runs a command in a node to its end.

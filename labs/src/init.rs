@@ -83,6 +83,7 @@ fn run_inner(spec: &Path, socket: &UnixStream) -> Result<ExitCode, LabError> {
         status: status.act(|| format!("open {}", spec.status.display()))?,
     }));
     lock(&entry).set(EntryStatus::Idle);
+    netns::set_loopback_up().act(|| "set lo up".to_owned())?;
     root::enter_root(&spec)?;
     sethostname(&spec.hostname).act(|| format!("set the host name {}", spec.hostname))?;
 

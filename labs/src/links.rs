@@ -240,7 +240,7 @@ fn unsupported(endpoint: &Endpoint, what: &str) -> LabError {
 }
 
 /// Runs lines in one `ip` process, stopping at the first that fails.
-pub(crate) fn ip_batch(side: &Side, lines: &[String], task: &str) -> Result<(), LabError> {
+fn ip_batch(side: &Side, lines: &[String], task: &str) -> Result<(), LabError> {
     if lines.is_empty() {
         return Ok(());
     }

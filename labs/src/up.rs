@@ -23,7 +23,6 @@ use crate::enter::{self, ExecResult};
 use crate::error::{Act, LabError};
 use crate::find::topology_file;
 use crate::image::Images;
-use crate::links::{Side, ip_batch};
 use crate::node::{InitProgram, NodeProcess};
 use crate::prepare::{Context, Prepared, PreparedNode, prepare};
 use crate::report;
@@ -37,7 +36,7 @@ use crate::state::{
 mod guest;
 
 /// How long a node may take until commands of the file can run in it.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(120);
 
 /// How to bring a lab up.
 #[derive(Clone)]
@@ -422,7 +421,6 @@ impl Making {
                 std::os::unix::fs::symlink(netns_target(init), &path)
             };
             link().act(|| format!("make {}", path.display()))?;
-            ip_batch(&Side::Netns(node.long_name.clone()), &["link set dev lo up".to_owned()], "set lo up")?;
         }
         Ok(())
     }
@@ -521,6 +519,7 @@ impl Starter<'_> {
         let start = Instant::now();
         let name = &self.node.name;
         loop {
+            let looked = Instant::now();
             // What has ended will not get ready; that it ended is told when all nodes are done.
             let has_ended = matches!(entry_status(&self.node.spec.status), Some(EntryStatus::Exited(_)));
             if has_ended || self.node.ready.is_empty() || self.run_in_node(&self.node.ready)?.return_code == 0
@@ -531,7 +530,8 @@ impl Starter<'_> {
                 self.report.warn(format!("node {name}: not ready after {} s: going on", READY.as_secs()));
                 return Ok(());
             }
-            self.cancel.pause(Duration::from_millis(30))?;
+            // Looking must not take the CPU from what is looked at: in an emulated machine a look takes half a second.
+            self.cancel.pause(looked.elapsed().saturating_mul(2).max(Duration::from_millis(30)))?;
         }
     }
 
