@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use causeway_agent::render::{Format as ConfigFormat, render};
 use causeway_proto::{Mac, v1};
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -20,6 +21,27 @@ pub(crate) enum NodeCommand {
         after_help = "Examples:\n  causeway node list\n  causeway node list -o json"
     )]
     List,
+    Config(ConfigArgs),
+}
+
+/// Configuration of a node as text, for a switch that is not programmed live
+///
+/// It is rendered from what the controller tells the node to be, with the steps that an agent would take. Running the
+/// script for Linux again is harmless.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causeway node config leaf3 > leaf3.sh
+  causeway node config leaf3 --format frr
+  causeway node config leaf3 --format sonic
+  causeway node config leaf3 --format json | causeway-agent render --state -")]
+pub(crate) struct ConfigArgs {
+    /// Name of the node
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// Form of the configuration
+    #[arg(long, value_enum, default_value = "linux")]
+    format: ConfigFormat,
 }
 
 /// About BGP.
@@ -91,7 +113,9 @@ pub(crate) struct ExplainArgs {
 }
 
 pub(crate) async fn node(command: NodeCommand, client: &Client, out: Output) -> Outcome {
-    let NodeCommand::List = command;
+    if let NodeCommand::Config(args) = command {
+        return config(args, client, out).await;
+    }
     let request = v1::ListNodesRequest {};
     let answer = client.call("list nodes", async |channel| fabric(channel).list_nodes(request).await).await?;
     match out.format {
@@ -100,6 +124,19 @@ pub(crate) async fn node(command: NodeCommand, client: &Client, out: Output) -> 
         _ => out.data(&answer.nodes.into_iter().map(NodeStatusView::from).collect::<Vec<_>>())?,
     }
     Ok(Exit::Ok)
+}
+
+async fn config(args: ConfigArgs, client: &Client, out: Output) -> Outcome {
+    let request = v1::GetNodeStateRequest { node: args.node.clone() };
+    let act = "get the node's state";
+    let answer =
+        client.call(act, async |channel| fabric(channel).get_node_state(request.clone()).await).await?;
+    let rendered = render(&answer.state.unwrap_or_default(), args.format);
+    out.text(&rendered.text)?;
+    for problem in &rendered.problems {
+        out.note(&format!("not rendered: {problem}"));
+    }
+    Ok(if rendered.problems.is_empty() { Exit::Ok } else { Exit::Attention })
 }
 
 pub(crate) async fn bgp(command: BgpCommand, client: &Client, out: Output) -> Outcome {

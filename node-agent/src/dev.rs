@@ -112,9 +112,9 @@ impl Dev {
         Dev("cwbr0".into())
     }
 
-    /// `cwv` and the VNI.
+    /// `cwg` and the VNI.
     pub fn svi(vni: Vni) -> Self {
-        Dev(format!("cwv{vni}").into())
+        Dev(format!("cwg{vni}").into())
     }
 
     /// `cwr` and the L3 VNI.
@@ -141,7 +141,7 @@ impl Dev {
         let number: u32 = digits.parse().ok().filter(|n: &u32| n.to_string() == digits)?;
         let vni = Vni::try_from(number).ok();
         match kind {
-            "cwv" => vni.map(FabricRole::Svi),
+            "cwg" => vni.map(FabricRole::Svi),
             "cwr" => vni.map(FabricRole::Router),
             "cwl" => vni.map(FabricRole::Transit),
             "cwf" => Some(FabricRole::Vrf(number)),
@@ -252,7 +252,8 @@ mod tests {
             assert!(dev.as_str().len() <= 15);
             assert_eq!((dev.fabric_role(), dev.role()), (Some(role), None));
         }
-        for name in ["cwv", "cwv0", "cwv007", "cwr+7", "cwl16777216", "cwf-1", "cwbr1", "cwé", "eth0"] {
+        for name in ["cwg", "cwg0", "cwg007", "cwr+7", "cwl16777216", "cwf-1", "cwbr1", "cwé", "cwv7", "eth0"]
+        {
             assert_eq!(Dev::new(name).fabric_role(), None, "{name}");
         }
     }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A switch has one VLAN-aware bridge (`cwbr0`); a network is a VLAN of it with a VXLAN device (`cwx…`, untagged) and a
-//! VLAN device (`cwv…`), which holds the suppression neighbours and, if the node routes, the anycast gateway. A host
+//! VLAN device (`cwg…`), which holds the suppression neighbours and, if the node routes, the anycast gateway. A host
 //! that encapsulates itself has a bridge a network, which is both. An L3 VNI is a VXLAN device (`cwl…`) in a bridge
 //! (`cwr…`) whose MAC is the router MAC. A VRF is a device (`cwf…`); the VRF `default` is the main table.
 
@@ -172,8 +172,11 @@ pub enum Object {
     /// Of [`Thing::Neighbour`].
     Neighbour(Neighbour),
     /// Of [`Thing::Route`]: equal ways, each a device and a gateway.
-    Route(BTreeSet<(Dev, IpAddr)>),
+    Route(BTreeSet<Way>),
 }
+
+/// A way of a route: a device and a gateway, or the VRF device of the domain in which to look on.
+pub type Way = (Dev, Option<IpAddr>);
 
 /// Where a bridge sends a MAC.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,6 +29,8 @@ pub mod op;
 pub mod plan;
 pub mod rate;
 pub mod reconcile;
+pub mod render;
+pub mod state_json;
 pub mod stream;
 mod tap;
 

@@ -10,6 +10,8 @@ use causeway_agent::agent;
 use causeway_agent::config::{Config, LogFormat, Tls};
 use causeway_agent::journal::Journal;
 use causeway_agent::lan::moves;
+use causeway_agent::render::{Format, render};
+use causeway_agent::state_json;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -77,6 +79,15 @@ enum Command {
         #[arg(long, value_delimiter = ',')]
         targets: Vec<String>,
     },
+    /// Print the configuration of a node from its state, touching nothing
+    Render {
+        /// The state as JSON, as `state` or `causeway node config --format json` prints it; - for standard input
+        #[arg(long, value_name = "FILE")]
+        state: PathBuf,
+        /// Form of the configuration
+        #[arg(long, value_enum, default_value = "linux")]
+        format: Format,
+    },
 }
 
 impl Args {
@@ -129,6 +140,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Cleanup) => cleanup(&config.state_dir, args.dry_run, &mut out),
+        Some(Command::Render { state, format }) => print_config(state, *format, &mut out),
         Some(Command::State) => print_state(&config, &mut out),
         None => {
             config.check()?;
@@ -221,6 +233,20 @@ fn cleanup(state_dir: &Path, dry: bool, out: &mut impl Write) -> anyhow::Result<
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+fn print_config(path: &Path, format: Format, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let text = match path == Path::new("-") {
+        true => std::io::read_to_string(std::io::stdin()).context("read standard input")?,
+        false => std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?,
+    };
+    let state = state_json::from_json(&text).with_context(|| path.display().to_string())?;
+    let rendered = render(&state, format);
+    out.write_all(rendered.text.as_bytes())?;
+    for problem in &rendered.problems {
+        writeln!(std::io::stderr(), "causeway-agent: not rendered: {problem}")?;
+    }
+    Ok(if rendered.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 fn print_state(config: &Config, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let Some(state) = Journal::load(&config.state_dir)? else {
         anyhow::bail!(
@@ -228,20 +254,6 @@ fn print_state(config: &Config, out: &mut impl Write) -> anyhow::Result<ExitCode
             config.state_dir.display()
         );
     };
-    let json = serde_json::json!({
-        "revision": state.revision, "node": state.node, "vtep": state.vtep, "underlay_mtu": state.underlay_mtu,
-        "networks": state.networks.iter().map(|n| serde_json::json!({
-            "vni": n.vni, "vrf": n.vrf, "network": n.network, "mtu": n.mtu, "bridge_mac": n.bridge_mac,
-        })).collect::<Vec<_>>(),
-        "ports": state.ports.iter().map(|p| serde_json::json!({
-            "id": p.id, "vni": p.vni, "mac": p.mac, "addresses": p.addresses, "gateways": p.gateways, "mtu": p.mtu,
-            "netns": p.netns, "interface": p.interface, "generation": p.generation,
-        })).collect::<Vec<_>>(),
-        "remotes": state.remotes.iter().map(|r| serde_json::json!({
-            "vni": r.vni, "mac": r.mac, "vtep": r.vtep, "addresses": r.addresses,
-        })).collect::<Vec<_>>(),
-        "floods": state.floods.iter().map(|f| serde_json::json!({"vni": f.vni, "vtep": f.vtep})).collect::<Vec<_>>(),
-    });
-    writeln!(out, "{}", serde_json::to_string_pretty(&json)?)?;
+    writeln!(out, "{}", state_json::to_json(&state))?;
     Ok(ExitCode::SUCCESS)
 }

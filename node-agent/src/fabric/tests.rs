@@ -180,14 +180,14 @@ fn what_belongs_to_others_is_not_taken() {
     for part in [
         "switch port eth3 belongs to br-other: ip link set dev eth3 nomaster",
         "switch port eth4 has addresses (10.0.0.1/24)",
-        "interface cwv10020 exists and is not Causeway's",
+        "interface cwg10020 exists and is not Causeway's",
         "VNI 4001 is in use by vx4001",
     ] {
         assert!(problems.iter().any(|p| p.contains(part)), "{part}: {problems:#?}");
     }
     for op in &planned.ops {
         let text = op.to_string();
-        assert!(!["eth3", "eth4", "cwv10020", "cwl4001"].iter().any(|d| text.contains(d)), "{text}");
+        assert!(!["eth3", "eth4", "cwg10020", "cwl4001"].iter().any(|d| text.contains(d)), "{text}");
     }
 }
 

@@ -156,9 +156,14 @@ fn put(f: &mut fmt::Formatter<'_>, thing: &Thing, object: &Object) -> fmt::Resul
             let family = if prefix.is_ipv4() { "ip" } else { "ip -6" };
             write!(f, "{family} route replace {prefix} table {table} proto {PROTOCOL} metric {METRIC}")?;
             for (dev, gateway) in ways {
-                let hop = if ways.len() > 1 { " nexthop" } else { "" };
-                let via = if prefix.is_ipv4() && gateway.is_ipv6() { "via inet6" } else { "via" };
-                write!(f, "{hop} {via} {gateway} dev {dev} onlink")?;
+                f.write_str(if ways.len() > 1 { " nexthop" } else { "" })?;
+                match gateway {
+                    Some(gateway) if prefix.is_ipv4() && gateway.is_ipv6() => {
+                        write!(f, " via inet6 {gateway} dev {dev} onlink")?;
+                    }
+                    Some(gateway) => write!(f, " via {gateway} dev {dev} onlink")?,
+                    None => write!(f, " dev {dev}")?,
+                }
             }
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use causeway_proto::{Mac, Name, Prefix, VlanId, Vni};
 
-use super::{LinkKind, LinkObject, Object, RouterObject, Seat, Thing, hop_addresses, mapped};
+use super::{LinkKind, LinkObject, Object, RouterObject, Seat, Thing, Way, hop_addresses, mapped};
 use crate::dev::{Dev, PROTOCOL, network_alias, switch_alias, vrf_alias};
 use crate::model::fabric::Vrf;
 use crate::model::{Desired, IfAddr, Mode, Network, Place};
@@ -437,16 +437,24 @@ impl<'a> Wanted<'a> {
         }
     }
 
-    fn route(&self, table: u32, prefix: Prefix) -> Option<BTreeSet<(Dev, IpAddr)>> {
+    fn route(&self, table: u32, prefix: Prefix) -> Option<BTreeSet<Way>> {
         let name = *self.by_table.get(&table)?;
-        let l3 = self.desired.fabric().vrfs().get(name)?.l3?;
-        self.by_l3.get(&l3.vni).filter(|owner| **owner == name)?;
+        let l3 = self.desired.fabric().vrfs().get(name)?.l3;
+        let l3 = l3.filter(|l3| self.by_l3.get(&l3.vni) == Some(&name));
         let hops = self.desired.fabric().routes().get(&(name.clone(), prefix))?;
         let family = |vtep: IpAddr| match prefix.is_ipv4() {
             true => vtep,
             false => IpAddr::V6(mapped(vtep)),
         };
-        Some(hops.keys().map(|&vtep| (Dev::router(l3.vni), family(vtep))).collect())
+        let vteps = hops.vteps.keys().filter_map(|&vtep| Some((Dev::router(l3?.vni), Some(family(vtep)))));
+        let leaks = hops.vrfs.iter().filter_map(|vrf| Some((Dev::vrf(self.table_of(vrf)?), None)));
+        Some(vteps.chain(leaks).collect()).filter(|ways: &BTreeSet<Way>| !ways.is_empty())
+    }
+
+    /// Number of the table of a routing domain that has a device.
+    fn table_of(&self, vrf: &Name) -> Option<u32> {
+        let table = self.desired.fabric().vrfs().get(vrf)?.table?;
+        (*self.by_table.get(&table)? == vrf).then_some(table)
     }
 
     /// Why a route cannot be, if it cannot.
@@ -454,11 +462,19 @@ impl<'a> Wanted<'a> {
         let name = *self.by_table.get(&table)?;
         let vrf = self.desired.fabric().vrfs().get(name)?;
         let hops = self.desired.fabric().routes().get(&(name.clone(), prefix))?;
-        if vrf.l3.is_none() {
+        if let Some(other) = hops.vrfs.iter().find(|other| self.table_of(other).is_none()) {
+            let why = match *other == Name::default_vrf() {
+                true => "is the main table, into which Linux leaks no routes",
+                false => "is not on this node",
+            };
+            return Some(format!("route {prefix} of VRF {name} leads into VRF {other}, which {why}"));
+        }
+        if vrf.l3.is_none() && !hops.vteps.is_empty() {
             return Some(format!("route {prefix}: VRF {name} has no L3 VNI, so no other VTEP is reached"));
         }
         // In the main table it would take the tunnel's own packets.
-        let inside = hops.keys().find(|vtep| prefix.contains(**vtep)).filter(|_| vrf.table.is_none())?;
+        let inside =
+            hops.vteps.keys().find(|vtep| prefix.contains(**vtep)).filter(|_| vrf.table.is_none())?;
         Some(format!("route {prefix} of VRF {name} contains its own next hop {inside}: give it another VRF"))
     }
 }

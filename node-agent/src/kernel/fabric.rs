@@ -252,8 +252,10 @@ impl Kernel {
             for message in self.connection.dump(wire::get_vlans())? {
                 let RouteNetlinkMessage::NewLink(message) = message else { continue };
                 let Some(dev) = self.fabric.names.get(&message.header.index).cloned() else { continue };
-                let ports = [Thing::Member(dev.clone()), Thing::Link(dev.clone())];
-                if !ports.iter().any(|port| seen.things.contains_key(port)) {
+                // Other bridges have VLANs too, which they do not look at.
+                let inside = seen.link(&dev).is_some_and(|l| l.link.master.as_ref() == Some(&Dev::switch()));
+                let member = seen.things.contains_key(&Thing::Member(dev.clone()));
+                if !(inside || member || dev == Dev::switch()) {
                     continue;
                 }
                 for (vlan, pvid, untagged) in wire::vlans(&message) {

@@ -86,6 +86,9 @@ pub enum ItemError {
     /// Not a prefix.
     #[error("{0}: '{1}' is not a prefix (ADDRESS/LENGTH without host bits)")]
     Prefix(&'static str, String),
+    /// A route of a routing domain into the same one.
+    #[error("next_hops.vrf: {0} is the route's own; a leak leads into another one")]
+    LeakToItself(causeway_proto::Name),
     /// A route that leads nowhere.
     #[error("next_hops: a route needs at least one")]
     NoNextHop,

@@ -80,8 +80,14 @@ pub struct Local {
     pub addresses: BTreeSet<IpAddr>,
 }
 
-/// Ways to a prefix: VTEPs and their router MACs.
-pub type Hops = BTreeMap<IpAddr, Mac>;
+/// Ways to a prefix.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hops {
+    /// VTEPs and their router MACs.
+    pub vteps: BTreeMap<IpAddr, Mac>,
+    /// Routing domains of this node in which to look on (leaks).
+    pub vrfs: BTreeSet<Name>,
+}
 
 /// The part of the desired state that is about switching and routing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -157,7 +163,7 @@ impl Fabric {
 
     fn insert_route(&mut self, key: (Name, Prefix), hops: Hops) {
         self.remove_route(&key);
-        for (vtep, mac) in &hops {
+        for (vtep, mac) in &hops.vteps {
             let count = self.hops.entry((key.0.clone(), *vtep)).or_default().entry(*mac).or_default();
             *count += 1;
         }
@@ -167,7 +173,7 @@ impl Fabric {
     /// The VTEPs that it led to.
     fn remove_route(&mut self, key: &(Name, Prefix)) -> Hops {
         let hops = self.routes.remove(key).unwrap_or_default();
-        for (vtep, mac) in &hops {
+        for (vtep, mac) in &hops.vteps {
             let at = (key.0.clone(), *vtep);
             let Some(macs) = self.hops.get_mut(&at) else { continue };
             if let Some(count) = macs.get_mut(mac) {
@@ -323,7 +329,7 @@ impl Desired {
         let Some(found) = self.fabric.vrfs.get(vrf) else { return };
         dirty.insert(Key::Fabric(Thing::Route(found.number(), *prefix)));
         let Some(l3) = found.l3 else { return };
-        for (vtep, mac) in hops {
+        for (vtep, mac) in &hops.vteps {
             let dev = Dev::router(l3.vni);
             dirty.insert(Key::Fabric(Thing::Tunnel(Dev::transit(l3.vni), *mac)));
             dirty.insert(Key::Fabric(Thing::Fdb(dev.clone(), None, *mac)));

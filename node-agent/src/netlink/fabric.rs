@@ -212,20 +212,25 @@ fn via(ipv4: bool, gateway: IpAddr) -> RouteAttribute {
 }
 
 /// A route with equal ways (index of the device, gateway).
-pub(crate) fn set_route(table: u32, prefix: Prefix, ways: &[(u32, IpAddr)]) -> Request {
+pub(crate) fn set_route(table: u32, prefix: Prefix, ways: &[(u32, Option<IpAddr>)]) -> Request {
     let mut message = route(table, prefix);
     let ipv4 = prefix.is_ipv4();
     match ways {
         [(index, gateway)] => {
-            message.header.flags = RouteFlags::Onlink;
-            message.attributes.extend([via(ipv4, *gateway), RouteAttribute::Oif(*index)]);
+            if gateway.is_some() {
+                message.header.flags = RouteFlags::Onlink;
+            }
+            message.attributes.extend(gateway.map(|gateway| via(ipv4, gateway)));
+            message.attributes.push(RouteAttribute::Oif(*index));
         }
         ways => {
-            let hop = |(index, gateway): &(u32, IpAddr)| {
+            let hop = |(index, gateway): &(u32, Option<IpAddr>)| {
                 let mut hop = RouteNextHop::default();
-                hop.flags = RouteNextHopFlags::Onlink;
+                if gateway.is_some() {
+                    hop.flags = RouteNextHopFlags::Onlink;
+                }
                 hop.interface_index = *index;
-                hop.attributes = vec![via(ipv4, *gateway)];
+                hop.attributes.extend(gateway.map(|gateway| via(ipv4, gateway)));
                 hop
             };
             message.attributes.push(RouteAttribute::MultiPath(ways.iter().map(hop).collect()));
@@ -266,7 +271,7 @@ pub(crate) fn del_barrier(table: u32, ipv6: bool) -> Request {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum RawRoute {
     Barrier(u32, bool),
-    Ways(u32, Prefix, BTreeSet<(u32, IpAddr)>),
+    Ways(u32, Prefix, BTreeSet<(u32, Option<IpAddr>)>),
 }
 
 /// `None` if it is not one of this kind.
@@ -290,15 +295,13 @@ pub(crate) fn read_route(message: &RouteMessage) -> Option<RawRoute> {
             RouteAttribute::Destination(RouteAddress::Inet6(v6)) => to = (*v6).into(),
             RouteAttribute::Oif(index) => oif = Some(*index),
             RouteAttribute::MultiPath(hops) => {
-                let hop = |hop: &RouteNextHop| {
-                    Some((hop.interface_index, hop.attributes.iter().find_map(read_gateway)?))
-                };
-                ways.extend(hops.iter().filter_map(hop));
+                let gateway = |hop: &RouteNextHop| hop.attributes.iter().find_map(read_gateway);
+                ways.extend(hops.iter().map(|hop| (hop.interface_index, gateway(hop))));
             }
             other => gateway = gateway.or(read_gateway(other)),
         }
     }
-    ways.extend(oif.zip(gateway));
+    ways.extend(oif.map(|oif| (oif, gateway)));
     match (header.kind, metric) {
         (RouteType::Unreachable, crate::fabric::BARRIER) => Some(RawRoute::Barrier(table, !ipv4)),
         (RouteType::Unicast, METRIC) => {
@@ -409,10 +412,11 @@ mod tests {
             ("10.1.0.0/16", vec!["192.0.2.2"]),
             ("0.0.0.0/0", vec!["192.0.2.2", "192.0.2.3"]),
             ("10.1.2.3/32", vec!["2001:db8::2"]),
+            ("10.1.2.0/24", vec!["a VRF"]),
             ("fd00::/8", vec!["::ffff:192.0.2.2", "::ffff:192.0.2.3"]),
         ] {
             let prefix: Prefix = prefix.parse().unwrap();
-            let ways: Vec<(u32, IpAddr)> = ways.iter().map(|w| (7, w.parse().unwrap())).collect();
+            let ways: Vec<(u32, Option<IpAddr>)> = ways.iter().map(|w| (7, w.parse().ok())).collect();
             let (RouteNetlinkMessage::NewRoute(message), _) = set_route(1001, prefix, &ways) else {
                 panic!()
             };

@@ -1,6 +1,6 @@
 //! Every kind of spoof is tried, from a guarded and from an unguarded workload, and looked for at the receiver.
 
-mod frames;
+pub(crate) mod frames;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -11,5 +11,6 @@ mod program;
 mod rate;
 mod routing;
 mod scale;
+mod switch;
 mod tap;
 mod vlan;

@@ -1,6 +1,7 @@
 //! Routing between networks through an L3 VNI, in the main table: two hosts that encapsulate themselves.
 
 use anyhow::{Result, ensure};
+use causeway_agent::render::{Format, render};
 use causeway_proto::v1;
 
 use crate::host::{Host, PATIENCE, assert_settled, join, mac};
@@ -157,5 +158,24 @@ async fn routing_goes_by_delta_and_strangers_stay() -> Result<()> {
     ensure!(!links.contains("cwr4000") && !links.contains("cwl4000") && links.contains("cwr9"), "{links}");
     let (addresses, routes) = (a.netns.run("ip -o address")?, a.netns.run("ip route")?);
     ensure!(!addresses.contains("10.1.0.1") && routes.contains("10.77.0.0/16"), "{addresses} {routes}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_rendered_script_makes_what_the_agent_makes() -> Result<()> {
+    let (a, w1) = (Host::new("a", VTEPS[0])?, Netns::new("w1")?);
+    let mut wanted = state(0, &w1);
+    wanted.ports.clear();
+    let rendered = render(&wanted, Format::Linux);
+    ensure!(rendered.problems.is_empty(), "{:?}", rendered.problems);
+    let script = tempfile::NamedTempFile::new()?;
+    std::fs::write(script.path(), rendered.text)?;
+    for _ in 0..2 {
+        a.netns.run(&format!("sh {}", script.path().display()))?;
+        let mut left = a.look(&wanted)?;
+        // A flag that only some kernels and tools know.
+        left.ops.retain(|op| !op.to_string().ends_with("neigh_forward_grat on"));
+        assert_settled(&left)?;
+    }
     Ok(())
 }

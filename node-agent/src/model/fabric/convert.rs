@@ -66,14 +66,22 @@ pub(super) fn route(
     route: &v1::NodeRoute,
     ours: Option<IpAddr>,
 ) -> Result<((Name, Prefix), Hops), ItemError> {
-    let vrf = route.vrf.parse().map_err(|e| ItemError::Name("vrf", e))?;
+    let vrf: Name = route.vrf.parse().map_err(|e| ItemError::Name("vrf", e))?;
     let prefix: Prefix =
         route.prefix.parse().map_err(|_| ItemError::Prefix("prefix", short(&route.prefix)))?;
-    let mut hops = Hops::new();
+    let mut hops = Hops::default();
     for hop in &route.next_hops {
-        hops.insert(other_vtep(&hop.vtep, ours)?, mac("router_mac", &hop.router_mac)?);
+        if hop.vrf.is_empty() {
+            hops.vteps.insert(other_vtep(&hop.vtep, ours)?, mac("router_mac", &hop.router_mac)?);
+            continue;
+        }
+        let name: Name = hop.vrf.parse().map_err(|e| ItemError::Name("next_hops.vrf", e))?;
+        if name == vrf {
+            return Err(ItemError::LeakToItself(name));
+        }
+        hops.vrfs.insert(name);
     }
-    if hops.is_empty() {
+    if hops == Hops::default() {
         return Err(ItemError::NoNextHop);
     }
     Ok(((vrf, prefix), hops))

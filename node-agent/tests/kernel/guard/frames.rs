@@ -44,6 +44,14 @@ impl Wire {
         Ok(Wire { socket })
     }
 
+    /// The next frame.
+    pub(crate) fn next(&mut self) -> Result<Vec<u8>> {
+        let mut buffer = vec![0; 4096];
+        let length = self.socket.read(&mut buffer).context("no frame")?;
+        buffer.truncate(length);
+        Ok(buffer)
+    }
+
     pub(crate) fn send(&self, frame: &[u8]) -> Result<()> {
         self.socket.send(frame).with_context(|| format!("send {} bytes", frame.len()))?;
         Ok(())
