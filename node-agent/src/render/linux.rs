@@ -1,8 +1,8 @@
 //! A shell script. Running it again is harmless: what it makes it makes only if it is missing, and everything else sets.
 
 use super::{head, portable};
-use crate::dev::Dev;
-use crate::fabric::Step;
+use crate::dev::{Dev, PROTOCOL};
+use crate::fabric::{Step, Thing};
 use crate::model::Desired;
 use crate::op::Op;
 
@@ -16,7 +16,14 @@ pub(super) fn script(desired: &Desired, ops: &[Op], problems: &[String]) -> Stri
         text += "sysctl -w net.ipv6.conf.all.forwarding=1\n";
     }
     for op in ops {
-        let command = portable(op);
+        let command = portable(op).to_string();
+        // Debian 12's iproute2 sets no protocol of addresses; the agent takes an address for what it is.
+        let command = match op {
+            Op::Fabric(Step::Put(Thing::Address(..), _)) => {
+                command.replace(&format!(" proto {PROTOCOL}"), "")
+            }
+            _ => command,
+        };
         if let Some(dev) = made(op) {
             text += &format!("ip link show dev {dev} >/dev/null 2>&1 || ");
         }
