@@ -56,7 +56,10 @@ pub(crate) enum Phase {
 /// network and port has that problem.
 pub fn plan(desired: &Desired, observed: &Observed, scope: &Scope) -> Plan {
     if let Some(lan) = desired.lan() {
-        return crate::lan::plan::plan(desired, observed, lan);
+        // What an earlier life as a switch or a router left goes first: its ports may be uplinks now.
+        let gone = crate::fabric::plan::removal(&observed.fabric).into_iter().map(Op::Fabric);
+        let planned = crate::lan::plan::plan(desired, observed, lan);
+        return Plan { ops: gone.chain(planned.ops).collect(), problems: planned.problems };
     }
     let mut planner = Planner {
         desired,
@@ -146,7 +149,8 @@ impl Planner<'_> {
     fn no_workloads(&mut self) {
         let ports = self.observed.ports.keys().cloned();
         let bridges = self.observed.bridges.keys().map(|&vni| Dev::bridge(vni));
-        for dev in ports.chain(bridges).collect::<Vec<_>>() {
+        let others = self.observed.leftovers.iter().cloned();
+        for dev in ports.chain(bridges).chain(others).collect::<Vec<_>>() {
             self.remove(&dev);
         }
         for id in self.desired.ports().keys() {

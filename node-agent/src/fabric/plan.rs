@@ -31,6 +31,16 @@ pub(crate) fn plan(
     (steps, problems)
 }
 
+/// What leaves nothing of switching and routing on a node that does neither.
+pub(crate) fn removal(seen: &Seen) -> Vec<Step> {
+    let gone = seen.things.iter().filter_map(|(thing, object)| match thing {
+        Thing::Link(dev) => Some(Step::Remove(dev.clone())),
+        Thing::Barrier(..) | Thing::Route(..) => Some(Step::Take(thing.clone(), object.clone())),
+        _ => None,
+    });
+    gone.collect()
+}
+
 /// A network that changes may change anything.
 fn things_of(keys: &BTreeSet<Key>) -> BTreeSet<Thing> {
     let things = keys.iter().filter_map(|key| match key {

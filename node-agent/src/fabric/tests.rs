@@ -165,6 +165,21 @@ fn a_host_becomes_a_switch_and_back_in_one_plan_each() {
 }
 
 #[test]
+fn a_switch_that_becomes_a_host_behind_one_leaves_nothing() {
+    let (_, mut observed) = settled(&switch());
+    let host = v1::NodeState { mode: v1::NodeMode::Host.into(), ..v1::NodeState::default() };
+    let desired = load(&host);
+    observed
+        .fabric
+        .things
+        .retain(|thing, _| !matches!(thing.dev().and_then(Dev::role), Some(crate::dev::Role::Vxlan(_))));
+    let planned = plan(&desired, &observed, &Scope::All);
+    apply(&mut observed, &planned.ops);
+    assert!(observed.fabric.things.is_empty(), "{:?} after {}", observed.fabric.things, text(&planned));
+    assert_eq!(plan(&desired, &observed, &Scope::All).ops, vec![]);
+}
+
+#[test]
 fn what_belongs_to_others_is_not_taken() {
     let desired = load(&switch());
     let mut observed = bare(&desired);
