@@ -17,9 +17,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_proto::{Mac, Name, PortKey, Revision};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::derive::imports::Imports;
 use crate::model::{Attachment, Binding, Guard, MacvlanMode, Port, RateLimit, WorkloadKind};
 use crate::state::State;
 use crate::store::Store;
@@ -160,8 +161,20 @@ pub struct Ports {
 impl Ports {
     /// Starts the task; it ends when `cancel` is cancelled or all handles are dropped.
     pub fn start(store: Arc<dyn Store>, state: State, cancel: CancellationToken) -> Ports {
+        // Whoever hears nothing of the fabric has nothing to outbid.
+        Ports::start_hearing(store, state, watch::channel(Imports::default()).1, cancel)
+    }
+
+    /// The same, where the fabric says something: a binding's generation goes above the mobility sequences with which
+    /// other places say the MAC.
+    pub fn start_hearing(
+        store: Arc<dyn Store>,
+        state: State,
+        heard: watch::Receiver<Imports>,
+        cancel: CancellationToken,
+    ) -> Ports {
         let (jobs, queue) = mpsc::channel(task::QUEUE);
-        tokio::spawn(cancel.run_until_cancelled_owned(task::Task::new(store, state, queue).run()));
+        tokio::spawn(cancel.run_until_cancelled_owned(task::Task::new(store, state, heard, queue).run()));
         Ports { jobs }
     }
 

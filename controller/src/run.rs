@@ -276,7 +276,7 @@ fn assemble(
         cancel.clone(),
         tasks.clone(),
     );
-    let ports = Ports::start(Arc::clone(&store), state.clone(), cancel.clone());
+    let ports = Ports::start_hearing(Arc::clone(&store), state.clone(), fabric.imports(), cancel.clone());
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
     tasks.spawn(gc::run(state.clone(), ports.clone(), election, cancel.clone()));
     App {

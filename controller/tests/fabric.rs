@@ -286,3 +286,53 @@ async fn the_fabric_is_compared_explained_and_alarms_are_raised_and_cleared() ->
     assert!(refused(lab.fabric().diff_fabric(unknown).await)?.message().contains("nobody"));
     Ok(())
 }
+
+/// What a switch needs to install a host and a prefix into a VRF (RFC 9135 §5.1, RFC 9136 §4.4.1): both targets and the
+/// router MAC of the VTEP, and labels that are the VNIs themselves. Over a session, through the octets.
+#[tokio::test(flavor = "multi_thread")]
+async fn symmetric_irb_and_prefixes_arrive_as_a_switch_needs_them() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    let route = v1::VrfRoute { prefix: "2001:db8:7::/48".into(), node: "h2".into() };
+    let vrf = v1::Vrf { name: "default".into(), l3_vni: 4001, routes: vec![route], ..Default::default() };
+    lab.apply(vec![resource(v1::resource::Spec::Vrf(vrf))]).await?;
+    let port = lab.create("a", Some("h1")).await?;
+    let routes = wait_for("four routes", async || {
+        let routes = switch.speaker.routes_in(&Default::default()).await;
+        Ok((routes.len() == 4).then_some(routes))
+    })
+    .await?;
+    let find = |wanted: &dyn Fn(&RouteKey) -> bool| {
+        let found = routes.iter().find(|received| wanted(&received.route.key));
+        found.map(|received| (*received.route.attributes).clone()).context("no such route")
+    };
+    let targets = |attributes: &Attributes| -> Vec<String> {
+        attributes.route_targets.iter().map(ToString::to_string).collect()
+    };
+    let vnis = |attributes: &Attributes| (attributes.vni.map(Vni::get), attributes.l3_vni.map(Vni::get));
+    let host = find(
+        &|key| matches!(key, RouteKey::MacIp { ip: Some(ip), .. } if ip.to_string() == port.addresses[0]),
+    )?;
+    assert_eq!(vnis(&host), (Some(110), Some(4001)));
+    assert_eq!(targets(&host), ["65000:110", "65000:4001"]);
+    assert_eq!(host.router_mac.map(|mac| mac.to_string()).as_deref(), Some("12:00:0a:00:00:01"));
+    let connected = find(&|key| matches!(key, RouteKey::IpPrefix { prefix, .. } if prefix.is_ipv4()))?;
+    assert_eq!((vnis(&connected), connected.gateway), ((Some(4001), None), None));
+    assert_eq!(targets(&connected), ["65000:4001"]);
+    assert_eq!(connected.router_mac, host.router_mac);
+    let given = find(&|key| matches!(key, RouteKey::IpPrefix { prefix, .. } if !prefix.is_ipv4()))?;
+    assert_eq!(given.next_hop, IpAddr::from([10, 0, 0, 2]));
+    assert_eq!(given.router_mac.map(|mac| mac.to_string()).as_deref(), Some("12:00:0a:00:00:02"));
+    let flood = find(&|key| matches!(key, RouteKey::Imet { .. }))?;
+    assert_eq!((flood.router_mac, flood.l3_vni), (None, None));
+    // The same, to the node: what its agent hears and what is shown are one state.
+    let mut agent = Agent::connect(&lab.channel, "h2", "i").await?;
+    let told = agent.snapshot().await?;
+    let shown =
+        lab.fabric().get_node_state(v1::GetNodeStateRequest { node: "h2".into() }).await?.into_inner();
+    assert_eq!(shown.state.as_ref(), Some(&told));
+    assert_eq!((told.vrfs.len(), told.vrfs[0].l3_vni, told.vrfs[0].table), (1, 4001, 254));
+    let routes: Vec<&str> = told.routes.iter().map(|route| route.prefix.as_str()).collect();
+    assert_eq!(routes, ["10.8.0.0/24", &format!("{}/32", port.addresses[0])]);
+    assert_eq!(told.routes[1].next_hops[0].router_mac, "12:00:0a:00:00:01");
+    Ok(())
+}

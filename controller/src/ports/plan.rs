@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::overlay::View;
 use super::{PortError, Request, Stored};
+use crate::derive::imports::Imports;
 use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Port};
 use crate::store::{Compare, Write};
@@ -19,11 +20,13 @@ pub use place::interface_name;
 
 /// What a request takes besides itself.
 #[derive(Debug, Clone, Copy)]
-pub struct Context {
+pub struct Context<'a> {
     /// Unix time in milliseconds.
     pub now_ms: i64,
     /// Where the search for an address begins; `None`: at the lowest one.
     pub seed: Option<u64>,
+    /// What the fabric says.
+    pub heard: &'a Imports,
 }
 
 /// What a port and its binding will be.
@@ -107,10 +110,10 @@ impl Refusal {
 }
 
 /// What to do about a request.
-pub fn plan(view: &View<'_>, request: &Request, context: Context) -> Result<Plan, Refusal> {
+pub fn plan(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Plan, Refusal> {
     match request {
         Request::Create(create) => create::plan(view, create, context),
-        Request::Bind(key, place) => place::bind(view, key, place),
+        Request::Bind(key, place) => place::bind(view, key, place, context.heard),
         Request::Update { key, rate, guard } => place::update(view, key, *rate, *guard),
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => place::release(view, key, context.now_ms),

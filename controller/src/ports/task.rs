@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_proto::{PortKey, Revision};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use super::overlay::{Flight, Overlay, View};
 use super::plan::{self, Belief, Context, Plan, Refusal};
 use super::{Answer, Job, PortError, Request};
 use crate::alloc;
+use crate::derive::imports::Imports;
 use crate::keys::RecordKey;
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -37,6 +38,8 @@ const CONTENDED: Duration = Duration::from_secs(2);
 pub(super) struct Task {
     store: Arc<dyn Store>,
     state: State,
+    /// What the fabric says.
+    heard: watch::Receiver<Imports>,
     queue: mpsc::Receiver<Job>,
     backlog: VecDeque<Job>,
     /// Requests about ports of which a transaction is under way.
@@ -60,10 +63,16 @@ enum Done {
 }
 
 impl Task {
-    pub(super) fn new(store: Arc<dyn Store>, state: State, queue: mpsc::Receiver<Job>) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        state: State,
+        heard: watch::Receiver<Imports>,
+        queue: mpsc::Receiver<Job>,
+    ) -> Self {
         Task {
             store,
             state,
+            heard,
             queue,
             backlog: VecDeque::new(),
             parked: BTreeMap::new(),
@@ -130,7 +139,7 @@ impl Task {
         self.next_flight += 1;
         let mut batch = Batch::default();
         let seed = self.contended_until.filter(|until| Instant::now() < *until).map(|_| self.own_seed);
-        let now_ms = now_ms();
+        let (now_ms, heard) = (now_ms(), self.heard.borrow().clone());
         while let Some(job) = self.backlog.pop_front() {
             let key = job.request.key();
             if self.overlay.in_flight(key) {
@@ -139,7 +148,7 @@ impl Task {
             }
             let seed = if job.tries == 0 { seed } else { Some(alloc::seed(&key.to_string(), job.tries)) };
             let view = View { snapshot, overlay: &self.overlay };
-            match plan::plan(&view, &job.request, Context { now_ms, seed }) {
+            match plan::plan(&view, &job.request, Context { now_ms, seed, heard: &heard }) {
                 Ok(Plan::Done(effect)) => {
                     let seen = snapshot.revision;
                     job.reply(Ok((effect.stored(seen), effect.stored(seen).map_or(seen, |s| s.revision))));

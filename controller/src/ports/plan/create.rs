@@ -7,6 +7,7 @@ use causeway_proto::{Mac, Name, PortKey, Prefix, Revision};
 
 use super::{Context, Effect, Part, Plan, Planned, Refusal, as_seen, claim_path, network_record, place};
 use crate::alloc;
+use crate::derive::imports::Imports;
 use crate::keys::{self, RecordKey};
 use crate::model::{Port, Subnet};
 use crate::ports::overlay::View;
@@ -22,10 +23,10 @@ const LONGEST_LABEL: usize = 255;
 /// Addresses that are passed over at most because their MAC is taken.
 const MAC_SKIPS: u32 = 1_000;
 
-pub(super) fn plan(view: &View<'_>, create: &CreatePort, context: Context) -> Result<Plan, Refusal> {
+pub(super) fn plan(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Plan, Refusal> {
     check(create)?;
     match view.port(&create.key) {
-        Some(old) => find(view, create, old),
+        Some(old) => find(view, create, old, context.heard),
         None => make(view, create, context),
     }
 }
@@ -73,7 +74,12 @@ pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
 }
 
 /// The port exists: it must be as asked for. A released one comes back with what it had.
-fn find(view: &View<'_>, create: &CreatePort, old: (&Port, Revision)) -> Result<Plan, Refusal> {
+fn find(
+    view: &View<'_>,
+    create: &CreatePort,
+    old: (&Port, Revision),
+    heard: &Imports,
+) -> Result<Plan, Refusal> {
     let (port, at) = old;
     let key = &create.key;
     differs(create, port).map_err(|error| Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)))?;
@@ -90,7 +96,7 @@ fn find(view: &View<'_>, create: &CreatePort, old: (&Port, Revision)) -> Result<
         planned.put_port(Port { released_ms: None, labels, rate, guard, ..port.clone() })?;
     }
     if let Some(place) = &create.bind {
-        place::add(view, &mut planned, port, place, at)?;
+        place::add(view, &mut planned, port, place, at, heard)?;
     }
     Ok(done_or_write(planned))
 }
@@ -138,7 +144,7 @@ fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn make(view: &View<'_>, create: &CreatePort, context: Context) -> Result<Plan, Refusal> {
+fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Plan, Refusal> {
     let key = &create.key;
     let network = network_record(&key.network);
     let Some(seen) = view.snapshot.networks.get(&key.network) else {
@@ -179,7 +185,7 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context) -> Result<Plan, 
     };
     planned.put_port(port.clone())?;
     if let Some(place) = &create.bind {
-        place::add_new(view, &mut planned, &port, place)?;
+        place::add_new(view, &mut planned, &port, place, context.heard)?;
     }
     Ok(Plan::Write(Box::new(planned)))
 }

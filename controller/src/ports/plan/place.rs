@@ -4,6 +4,7 @@ use causeway_proto::{PortKey, Revision};
 
 use super::create::{done_or_write, port_as_seen, unchanged};
 use super::{Part, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, fit, network_record};
+use crate::derive::imports::Imports;
 use crate::keys::{self, RecordKey};
 use crate::model::{Attachment, Binding, Guard, Node, NodeMode, Port, RateLimit, WorkloadKind};
 use crate::ports::overlay::View;
@@ -64,7 +65,7 @@ fn existing<'v>(view: &'v View<'_>, key: &PortKey) -> Result<(&'v Port, Revision
     view.port(key).ok_or_else(missing)
 }
 
-pub(super) fn bind(view: &View<'_>, key: &PortKey, place: &Place) -> Result<Plan, Refusal> {
+pub(super) fn bind(view: &View<'_>, key: &PortKey, place: &Place, heard: &Imports) -> Result<Plan, Refusal> {
     check(place, "binding")?;
     let (port, at) = existing(view, key)?;
     if port.released_ms.is_some() {
@@ -79,7 +80,7 @@ pub(super) fn bind(view: &View<'_>, key: &PortKey, place: &Place) -> Result<Plan
     let mut planned = Planned::new(key);
     planned.effect.port = Some(Part { value: port.clone(), revision: Some(at) });
     planned.effect.binding = view.binding_part(key);
-    add(view, &mut planned, port, place, at)?;
+    add(view, &mut planned, port, place, at, heard)?;
     Ok(done_or_write(planned))
 }
 
@@ -90,6 +91,7 @@ pub(super) fn add(
     port: &Port,
     place: &Place,
     at: Revision,
+    heard: &Imports,
 ) -> Result<(), Refusal> {
     let key = &port.key;
     let record = RecordKey::Binding(key.clone());
@@ -110,7 +112,7 @@ pub(super) fn add(
         planned.compares.push(port_as_seen(key, at));
     }
     planned.compares.push(as_seen(&record, old.map(|(_, seen)| seen)));
-    put(view, planned, port, place, old.map_or(0, |(binding, _)| binding.generation))
+    put(view, planned, port, place, old.map_or(0, |(binding, _)| binding.generation), heard)
 }
 
 /// Adds the binding of a port that the same transaction makes: with the port's absence is compared that of its binding,
@@ -120,8 +122,9 @@ pub(super) fn add_new(
     planned: &mut Planned,
     port: &Port,
     place: &Place,
+    heard: &Imports,
 ) -> Result<(), Refusal> {
-    put(view, planned, port, place, 0)
+    put(view, planned, port, place, 0, heard)
 }
 
 fn put(
@@ -130,6 +133,7 @@ fn put(
     port: &Port,
     place: &Place,
     generation: u64,
+    heard: &Imports,
 ) -> Result<(), Refusal> {
     let key = &port.key;
     let node_key = RecordKey::Node(place.node.clone());
@@ -184,10 +188,19 @@ fn put(
         macvlan_mode,
         netns: place.netns.clone(),
         interface,
-        generation: generation.max(before).saturating_add(1),
+        generation: generation.max(before).max(outbid(view, port, &node.value, heard)).saturating_add(1),
         active: true,
     };
     Ok(planned.put_binding(binding)?)
+}
+
+/// The generation that this one must exceed so that the fabric follows: sequences are generations less one, and switches
+/// with EVPN of their own count up by themselves when a MAC moves. What the new place says already is no matter.
+fn outbid(view: &View<'_>, port: &Port, node: &Node, heard: &Imports) -> u64 {
+    let Some(seen) = heard.macs.get(&(port.key.network.clone(), port.mac)) else { return 0 };
+    let here = crate::derive::place::place(view.snapshot, node).map(|place| place.vtep);
+    let elsewhere = seen.sequences.iter().filter(|(vtep, _)| Some(**vtep) != here).map(|(_, n)| *n).max();
+    elsewhere.map_or(0, |sequence| u64::from(sequence).saturating_add(1))
 }
 
 /// How a workload is attached when nobody says.
