@@ -14,6 +14,7 @@ mod bgp;
 mod cabling;
 mod config;
 mod mtu;
+mod multihoming;
 mod net;
 mod overlay;
 mod points;
@@ -68,6 +69,10 @@ pub const RULES: &[RuleDoc] = &[
     rule("mtu-ipv6", "An MTU below 1280 on a link that carries IPv6 (RFC 8200, section 5)."),
     rule("mtu-underlay", "An underlay link too small for a network's frames with VXLAN around them."),
     rule("mtu-uneven", "Links between switches with different MTUs: what fits depends on the path."),
+    rule(
+        "multihoming",
+        "A machine in one network by two leaves without causeway.esi or causeway.anycast-vtep.",
+    ),
     rule("next-hop", "A tunnel end to which another switch has no route."),
     rule("node-alone", "A node that no link joins to anything."),
     rule("parts", "The lab is in several parts without a link between them."),
@@ -198,6 +203,7 @@ fn planned(lab: &Lab, plan: &Plan, configs: &BTreeMap<String, String>) -> Vec<Di
     bgp::check(&mut check);
     config::check(&mut check, configs);
     overlay::check(&mut check);
+    multihoming::check(&mut check);
     points::check(&mut check);
     check.findings
 }

@@ -1,6 +1,6 @@
 //! Derivation of a [`Plan`] from a [`Lab`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use causeway_proto::{Mac, Prefix};
@@ -8,6 +8,7 @@ use ipnetwork::IpNetwork;
 
 use crate::diagnostic::Diagnostic;
 use crate::lab::{Endpoint, Lab, Link, LinkKind, Mode, Node, Role};
+use crate::multihoming;
 use crate::networks::Network;
 use crate::overlay;
 use crate::plan::{Access, Domain, Interface, InterfaceUse, NodePlan, Plan};
@@ -41,6 +42,7 @@ pub(crate) fn derive(lab: &Lab) -> Result<Plan, Vec<Diagnostic>> {
     builder.nodes();
     builder.links();
     overlay::networks_of_switches(&mut builder);
+    multihoming::derive(&mut builder);
     builder.unique_addresses();
     sessions::gateways(&mut builder);
     sessions::announcements(&mut builder);
@@ -117,6 +119,8 @@ impl<'a> Builder<'a> {
                 vrfs: Vec::new(),
                 routed: Vec::new(),
                 uplinks: Vec::new(),
+                anycast_vtep: labels.anycast_vtep.filter(|_| matches!(node.role, Role::Leaf | Role::Border)),
+                multihoming: None,
             };
             self.nodes.insert(node.name.clone(), plan);
         }
@@ -217,11 +221,12 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// No address twice: on links, loopbacks and VTEPs.
+    /// No address twice: on links, loopbacks and VTEPs; but for the one that two leaves share.
     fn unique_addresses(&mut self) {
         let mut owners: BTreeMap<IpAddr, String> = BTreeMap::new();
         let lab = self.lab;
         let mut errors = Vec::new();
+        let mut pairs = BTreeSet::new();
         for node in lab.nodes_in_order() {
             let Some(plan) = self.nodes.get(&node.name) else { continue };
             let underlay = plan.interfaces.iter().filter(|i| i.usage == InterfaceUse::Underlay);
@@ -232,6 +237,8 @@ impl<'a> Builder<'a> {
                 })
                 .chain(plan.loopback.map(|a| (a, format!("the loopback of node '{}'", node.name))))
                 .chain(own.map(|a| (a, format!("the VTEP of node '{}'", node.name))));
+            let anycast = plan.anycast_vtep.filter(|a| pairs.insert(*a));
+            let all = all.chain(anycast.map(|a| (a, format!("the anycast VTEP of node '{}'", node.name))));
             for (address, owner) in all {
                 if let Some(other) = owners.insert(address, owner.clone()) {
                     errors.push(lab.source.error(

@@ -12,6 +12,7 @@ use crate::context::{Context, Text, shorten};
 use crate::diagnostic::Place;
 use crate::inherit::Chain;
 use crate::lab::{Mode, Role};
+use crate::multihoming::Esi;
 use crate::networks::{self, Network, Vrf};
 use crate::suggest::{did_you_mean, nearest};
 use crate::value::{Span, Value};
@@ -55,6 +56,8 @@ pub struct NodeLabels {
     pub vlan_aware: bool,
     /// `causeway.move-addresses`.
     pub move_addresses: bool,
+    /// `causeway.anycast-vtep`.
+    pub anycast_vtep: Option<IpAddr>,
 }
 
 /// The `causeway.*` labels of a link, read.
@@ -70,6 +73,8 @@ pub struct LinkLabels {
     pub vrf: Option<Reference>,
     /// `causeway.underlay`.
     pub underlay: Option<bool>,
+    /// `causeway.esi`.
+    pub esi: Option<Esi>,
 }
 
 /// A name that a label mentions, and where.
@@ -120,6 +125,7 @@ fn read_node_label(cx: &mut Context<'_>, name: &str, value: &Text, labels: &mut 
         "causeway.rr" => labels.route_reflector = cx.boolean(name, value),
         "causeway.loopback" => labels.loopback = cx.parse_text(name, value),
         "causeway.vtep" => labels.vtep = cx.parse_text(name, value),
+        "causeway.anycast-vtep" => labels.anycast_vtep = cx.parse_text(name, value),
         "causeway.link-pool" => labels.link_pool = pool(cx, name, value),
         "causeway.loopback-pool" => labels.loopback_pool = pool(cx, name, value),
         "causeway.vni" => {
@@ -165,6 +171,7 @@ pub(crate) fn link(cx: &mut Context<'_>, value: &Value) -> (BTreeMap<String, Str
                 "causeway.tagged" => labels.tagged = references(cx, &text),
                 "causeway.vrf" => labels.vrf = reference(cx, &key.text, &text),
                 "causeway.underlay" => labels.underlay = cx.boolean(&key.text, &text),
+                "causeway.esi" => labels.esi = cx.parse_text(&key.text, &text),
                 _ => {}
             }
         }
@@ -176,6 +183,9 @@ pub(crate) fn link(cx: &mut Context<'_>, value: &Value) -> (BTreeMap<String, Str
             value.span,
             "a link is an access port (causeway.vni, untagged, tagged), a routed port (causeway.vrf) or causeway.underlay, not two of them",
         );
+    }
+    if labels.esi.is_some() && !labels.carries_networks() {
+        cx.error(value.span, "causeway.esi needs networks on the link: causeway.untagged or causeway.tagged");
     }
     if labels.vni.is_some() && labels.untagged.is_some() {
         cx.error(value.span, "causeway.vni and causeway.untagged mean the same: keep one");

@@ -27,6 +27,7 @@ mod lab;
 mod labels;
 mod link;
 mod magic;
+mod multihoming;
 mod networks;
 pub mod new;
 mod node;
@@ -46,6 +47,7 @@ pub use lab::{
     StageName, Target, WaitFor,
 };
 pub use labels::{LABELS, LabelDoc, LinkLabels, NodeLabels, Reference};
+pub use multihoming::{Esi, Multihoming};
 pub use networks::{Irb, Network, RouteTarget, Vrf};
 pub use plan::{
     Access, Domain, Interface, InterfaceUse, Neighbor, NodePlan, Peering, Plan, Routed, Uplink, plan,

@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use crate::derive;
 use crate::diagnostic::Diagnostic;
 use crate::lab::{Lab, Mode, Role};
+use crate::multihoming::Multihoming;
 use crate::networks::{Network, RouteTarget, Vrf};
 
 /// What every node of a lab shall be in the fabric.
@@ -72,6 +73,10 @@ pub struct NodePlan {
     pub routed: Vec<Routed>,
     /// Links to switches that carry networks; of hosts and servers.
     pub uplinks: Vec<Uplink>,
+    /// VTEP shared with another leaf; it is on `lo` too.
+    pub anycast_vtep: Option<IpAddr>,
+    /// What makes two links to two leaves one; of hosts and servers.
+    pub multihoming: Option<Multihoming>,
 }
 
 /// A prefix behind a routed port.

@@ -86,7 +86,7 @@ pub(crate) fn announcements(builder: &mut Builder<'_>) {
 /// The addresses on a node's `lo`.
 pub(crate) fn own_addresses(plan: &NodePlan) -> impl Iterator<Item = IpAddr> + use<> {
     let vtep = plan.vtep.filter(|v| Some(*v) != plan.loopback);
-    plan.loopback.into_iter().chain(vtep)
+    plan.loopback.into_iter().chain(vtep).chain(plan.anycast_vtep)
 }
 
 /// A session over every underlay link between two that speak BGP. Switches use the link's addresses; a controller

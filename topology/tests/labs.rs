@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use causeway_topology::{
-    LABELS, Lab, LoadOptions, Mode, Node, Plan, Role, Severity, load, plan, render, render_all,
+    LABELS, Lab, LoadOptions, Mode, Node, Plan, Role, Severity, graph, load, plan, render, render_all,
 };
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -47,6 +47,14 @@ fn same(path: &Path, want: &str) -> Result {
 /// What is bound over a path of the node: a file of the lab's folder.
 fn bound(node: &Node, target: &str) -> Option<PathBuf> {
     node.binds.iter().find(|b| b.target == Path::new(target)).map(|b| b.source.clone())
+}
+
+/// The picture in the documentation is what `causeway topology graph` draws.
+#[test]
+fn the_picture_is_the_lab() -> Result {
+    let (lab, plan) = read("tor-offload")?;
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tor-offload.svg");
+    same(&docs, &graph::svg(&lab, Some(&plan)))
 }
 
 #[test]

@@ -169,6 +169,98 @@ fn odd_cabling_is_drawn_clearly() {
     examine(&ring).unwrap();
 }
 
+/// Mermaid's rules for flow charts, as far as they concern what is written: identifiers that are no keywords, text in
+/// quotes without quotes, each node once, each link between two identifiers.
+fn examine_mermaid(text: &str, nodes: usize, links: usize) -> Result<(), String> {
+    fn identifier(word: &str) -> bool {
+        let (letters, digits) = word.split_at(word.find(|c: char| c.is_ascii_digit()).unwrap_or(word.len()));
+        let reserved =
+            ["end", "graph", "subgraph", "style", "class", "click", "default", "linkstyle", "flowchart"];
+        !letters.is_empty()
+            && letters.chars().all(|c| c.is_ascii_lowercase())
+            && digits.chars().all(|c| c.is_ascii_digit())
+            && !reserved.contains(&letters)
+    }
+    // Entity codes and line breaks aside, nothing may be left that means something.
+    fn plain(quoted: &str) -> bool {
+        let mut rest = quoted.replace("<br/>", " ");
+        while let Some(at) = rest.find('#') {
+            let Some(end) = rest[at..].find(';').filter(|end| rest[at + 1..at + end].parse::<u32>().is_ok())
+            else {
+                return false;
+            };
+            rest.replace_range(at..=at + end, "");
+        }
+        !quoted.is_empty() && !rest.contains(['"', '#', ';', '`', '|', '<', '>', '&', '\n', '\\'])
+    }
+    let mut lines = text.lines();
+    let head: Vec<&str> = lines.by_ref().take(4).collect();
+    let [first, title, third, kind] = head.as_slice() else { return Err("no head".into()) };
+    if (*first, *third, *kind) != ("---", "---", "graph TD")
+        || !title.starts_with("title: \"")
+        || !title.ends_with('"')
+    {
+        return Err(format!("{head:?}"));
+    }
+    let (mut known, mut joined) = (std::collections::BTreeSet::new(), 0);
+    for line in lines {
+        let body = line.strip_prefix("  ").ok_or(line)?;
+        if let Some((a, rest)) = body.split_once(" ---|\"") {
+            let (caption, b) = rest.split_once("\"| ").ok_or(line)?;
+            let both = [a, b].iter().all(|id| {
+                identifier(id) && (known.contains(*id) || !id.starts_with('n') || *id == "nothing")
+            });
+            if !both || !plain(caption) {
+                return Err(line.to_owned());
+            }
+            joined += 1;
+        } else {
+            let (id, rest) = body.split_once("[\"").ok_or(line)?;
+            let label = rest.strip_suffix("\"]").ok_or(line)?;
+            if !identifier(id) || !plain(label) || !known.insert(id) {
+                return Err(line.to_owned());
+            }
+        }
+    }
+    if (known.len(), joined) == (nodes, links) {
+        Ok(())
+    } else {
+        Err(format!("{} nodes, {joined} links", known.len()))
+    }
+}
+
+#[test]
+fn mermaid_can_read_what_is_written() {
+    let odd = "name: odd\ntopology:\n  nodes:\n    end: {kind: linux}\n    \"a|b\": {kind: bridge}\n    x: {kind: linux}\n  links:\n    - endpoints: [\"end:e;1\", \"x:e#2\"]\n    - {type: dummy, endpoint: {node: x, interface: d1}}\n    - {type: host, endpoint: {node: x, interface: e3}, host-interface: v1}\n";
+    for text in [
+        include_str!("../../labs/tor-offload/tor-offload.clab.yml"),
+        include_str!("../../labs/scale-40/scale-40.clab.yml"),
+        include_str!("corpus/clos-ebgp.clab.yml"),
+        odd,
+    ] {
+        let lab = parse(text, Path::new("/labs/x.clab.yml"), &LoadOptions::default())
+            .map_err(|e| render_all(&e))
+            .unwrap()
+            .lab;
+        let written = graph::mermaid(&lab);
+        examine_mermaid(&written, lab.nodes.len(), lab.links.len())
+            .unwrap_or_else(|line| panic!("{line} in\n{written}"));
+    }
+    // And the rules see what is wrong.
+    let good = "---\ntitle: \"x\"\n---\ngraph TD\n  n0[\"a\"]\n  n1[\"b\"]\n  n0 ---|\"e1 - e2\"| n1\n";
+    assert_eq!(examine_mermaid(good, 2, 1), Ok(()));
+    for (from, to) in [
+        ("\"a\"", "\"a\"\""),
+        ("e1", "e|1"),
+        ("| n1", "| n7"),
+        ("n1[", "end["),
+        ("\"b\"", "\"b#\""),
+        ("| n1", "|n1"),
+    ] {
+        assert!(examine_mermaid(&good.replacen(from, to, 1), 2, 1).is_err(), "{to}");
+    }
+}
+
 #[test]
 fn nonsense_is_refused_with_words() {
     let ok = shape(2, 2, 2, 1, 1, HostMode::TorEvpn);

@@ -56,7 +56,9 @@ fn usable(check: &mut Check<'_>) {
         }
     }
     for node in lab.nodes.values() {
-        let own = [("loopback", node.causeway.loopback), ("VTEP", node.causeway.vtep)];
+        let labels = &node.causeway;
+        let own =
+            [("loopback", labels.loopback), ("VTEP", labels.vtep), ("anycast VTEP", labels.anycast_vtep)];
         let own = own.into_iter().filter_map(|(what, a)| Some((what, IpNetwork::from(a?))));
         let servers = node.causeway.addresses.iter().map(|a| ("address", *a));
         said.extend(
@@ -145,7 +147,9 @@ fn loopbacks(check: &mut Check<'_>) {
     for node in lab.nodes_in_order() {
         let Some(own) = plan.nodes.get(&node.name) else { continue };
         let vtep = own.vtep.filter(|v| Some(*v) != own.loopback);
-        for (what, address) in [("loopback", own.loopback), ("VTEP", vtep)] {
+        for (what, address) in
+            [("loopback", own.loopback), ("VTEP", vtep), ("anycast VTEP", own.anycast_vtep)]
+        {
             let Some(address) = address else { continue };
             if let Some((prefix, place)) = prefixes.iter().find(|(p, _)| p.contains(address)) {
                 let message = format!(

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::place::{LANE, Lane, Layout, MARGIN, Place, Spot, pairs, text_width, to_i32};
 use crate::lab::{Lab, Link, Node, Role};
+use crate::multihoming::Multihoming;
 use crate::plan::{InterfaceUse, Plan};
 
 /// Fill and text of a role: colours that differ for every kind of colour vision and in grey (after Okabe and Ito).
@@ -55,7 +56,10 @@ fn describe(node: &Node, plan: Option<&Plan>) -> Vec<String> {
         let _ = write!(first, " · AS {asn}");
     }
     let address = own.and_then(|p| match (p.vtep, p.loopback) {
-        (Some(vtep), _) => Some(format!("VTEP {vtep}")),
+        (Some(vtep), _) => {
+            let pair = p.anycast_vtep.map_or_else(String::new, |a| format!(" + anycast {a}"));
+            Some(format!("VTEP {vtep}{pair}"))
+        }
         (None, Some(loopback)) => Some(loopback.to_string()),
         (None, None) => node.causeway.addresses.first().map(ToString::to_string),
     });
@@ -73,6 +77,10 @@ fn describe(node: &Node, plan: Option<&Plan>) -> Vec<String> {
         }
         Some(address) => lines.push(format!("{first} · {address}")),
         None => lines.push(cut(&first)),
+    }
+    if let (Some(Multihoming::Segment(esi)), Some(last)) = (own.and_then(|p| p.multihoming), lines.last_mut())
+    {
+        let _ = write!(last, " · ESI {esi}");
     }
     lines
 }

@@ -54,6 +54,12 @@ pub const LABELS: &[LabelDoc] = &[
         "Where VXLAN tunnels end. Default for leaves, borders and hosts: the loopback.",
     ),
     doc(
+        "causeway.anycast-vtep",
+        "node",
+        "IP address",
+        "VTEP that a leaf shares with its MLAG partner, which has the same label: it is on lo and announced by both, and the controller announces it as next hop of machines with a link to each. Default: none.",
+    ),
+    doc(
         "causeway.vni",
         "node",
         "VNIs, separated by commas",
@@ -148,6 +154,12 @@ pub const LABELS: &[LabelDoc] = &[
         "link",
         "name of a VRF",
         "The link is a routed port of a leaf in this VRF, towards a machine that is no part of the fabric. Both ends need addresses (ipv4, ipv6). Default: none.",
+    ),
+    doc(
+        "causeway.esi",
+        "link",
+        "ten bytes in hex with colons",
+        "Ethernet segment of a host or server with links to two leaves: the same at both links, which carry the same networks. The controller puts it into the routes of the machine (type 2); the leaves are not configured with it. Default: none.",
     ),
     doc(
         "causeway.underlay",

@@ -11,6 +11,9 @@ use crate::lab::{Node, Role};
 use crate::plan::{Interface, InterfaceUse, NodePlan, Plan};
 use crate::sessions::own_addresses;
 
+/// The one link that two links to two leaves are.
+const BOND: &str = "bond0";
+
 /// The commands.
 pub(super) fn text(plan: &Plan, own: &NodePlan, node: &Node) -> Option<String> {
     let mut out = String::new();
@@ -37,11 +40,15 @@ fn family(address: IpAddr) -> &'static str {
 fn write_server(out: &mut String, plan: &Plan, own: &NodePlan, node: &Node) -> std::fmt::Result {
     let ports =
         own.interfaces.iter().filter(|i| matches!(i.usage, InterfaceUse::Access(_) | InterfaceUse::Trunk));
+    let mut ports: Vec<(&str, &Interface)> = ports.map(|i| (i.name.as_str(), i)).collect();
+    if let Some((_, first)) = ports.first().filter(|_| own.multihoming.is_some()) {
+        write_bond(out, &ports)?;
+        ports = vec![(BOND, first)];
+    }
     let mut devices: Vec<(String, Option<Vni>)> = Vec::new();
-    for port in ports {
-        let name = &port.name;
+    for (name, port) in ports {
         if port.untagged.is_some() {
-            devices.push((name.clone(), port.untagged));
+            devices.push((name.to_owned(), port.untagged));
         }
         if !port.tagged.is_empty() {
             // A VLAN device is only up while the one below it is.
@@ -76,6 +83,21 @@ fn write_server(out: &mut String, plan: &Plan, own: &NodePlan, node: &Node) -> s
     }
     for gateway in first.into_values() {
         writeln!(out, "{} route replace default via {gateway}", family(gateway))?;
+    }
+    Ok(())
+}
+
+/// Both links as one: a static LAG, where both receive. The leaves speak no LACP with it; with one standby link frames that
+/// reach the leaf behind it would be lost.
+fn write_bond(out: &mut String, ports: &[(&str, &Interface)]) -> std::fmt::Result {
+    let mtu = ports.iter().map(|(_, port)| port.mtu).min().unwrap_or_default();
+    writeln!(
+        out,
+        "ip link add {BOND} mtu {mtu} type bond mode balance-xor xmit_hash_policy layer3+4 miimon 100"
+    )?;
+    for (name, _) in ports {
+        // The kernel takes no link into a bond that is up.
+        writeln!(out, "ip link set {name} down\nip link set {name} master {BOND}")?;
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 use crate::lab::{Lab, Mode, Node, Role};
+use crate::multihoming::Multihoming;
 use crate::networks::{GATEWAY_MAC, Irb, Network};
 use crate::plan::{Domain, NodePlan, Plan};
 
@@ -141,9 +142,13 @@ fn node(plan: &Plan, node: &Node, own: &NodePlan) -> Option<String> {
         .some("vtep", own.vtep.map(|v| format!("\"{v}\"")))
         .some("underlay_mtu", mtu)
         .some("site", site(plan, own))
+        .some("anycast_vtep", own.anycast_vtep.map(|v| format!("\"{v}\"")))
         .some("router_mac", own.router_mac.filter(|_| mode.is_switch()).map(|m| format!("\"{m}\"")));
     if mode == Mode::Host {
         record = record.field("uplinks", behind(&own.uplinks));
+        if let Some(Multihoming::Segment(esi)) = own.multihoming {
+            record = record.field("esi", format!("\"{esi}\""));
+        }
         if node.causeway.vlan_aware {
             record = record.field("host_bridge", "vlan-aware");
         }
