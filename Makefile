@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench bench-failover lint fuzz images test-containerlab clean
+.PHONY: help setup build demo test bench bench-failover bench-datapath lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ bench: setup ## figures, each beside its yardstick (release build, takes a while
 bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
 	@scripts/peers.sh
 	@scripts/bench.sh failover
+
+bench-datapath: setup ## throughput and latency of each attachment, beside bare hosts and Docker's NAT
+	@scripts/bench.sh datapath
 
 lint: setup ## format, clippy, documentation, licences
 	@scripts/lint.sh

@@ -2,6 +2,8 @@
 # as long as the script runs, in a network namespace of its own, so that the machine's links and firewall stay untouched.
 #
 #   docker_start; trap docker_stop EXIT; in_docker_namespace COMMAND…
+#
+# "docker_start nat" starts one of its own in any case, as Docker comes: with its bridge, its iptables and NAT.
 
 docker_dir=
 docker_netns=
@@ -44,20 +46,28 @@ RUNTIME
 }
 
 docker_start() {
-  if docker version >/dev/null 2>&1; then return; fi
+  local nat=${1:-}
+  if [[ -z $nat ]] && docker version >/dev/null 2>&1; then return; fi
   EXTRA_PACKAGES="docker.io cgroupfs-mount" scripts/setup.sh
   local cache=${CAUSEWAY_CACHE:-/var/cache/causeway} options=()
   docker_dir=$(mktemp -d /run/causeway-docker.XXXXXX)
   docker_netns=$(basename "$docker_dir")
   ip netns add "$docker_netns"
   mountpoint -q /sys/fs/cgroup || cgroupfs-mount
+  local data=$cache/docker
+  if [[ $nat == nat ]]; then
+    # Its images go with it: a data directory has one dockerd at a time.
+    data=$docker_dir/data
+  else
+    options+=(--iptables=false --ip-masq=false --bridge=none)
+  fi
   if write_runtime; then options+=(--add-runtime "lower=$docker_dir/runc" --default-runtime lower); fi
   mkdir -p "$cache"
   in_docker_namespace ip link set lo up
   in_docker_namespace sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
   export DOCKER_HOST=unix://$docker_dir/docker.sock
-  in_docker_namespace setsid dockerd --data-root "$cache/docker" --exec-root "$docker_dir/exec" -H "$DOCKER_HOST" \
-    --pidfile "$docker_dir/pid" --iptables=false --ip-masq=false --bridge=none "${options[@]}" \
+  in_docker_namespace setsid dockerd --data-root "$data" --exec-root "$docker_dir/exec" -H "$DOCKER_HOST" \
+    --pidfile "$docker_dir/pid" "${options[@]}" \
     > "$docker_dir/log" 2>&1 < /dev/null &
   docker_pid=$!
   local deadline=$((SECONDS + 60))

@@ -2,6 +2,7 @@
 
 mod alloc;
 mod codec;
+mod datapath;
 mod fabric;
 mod failover;
 mod fill;
@@ -43,6 +44,17 @@ enum What {
         #[arg(long, default_value = "target/bench/failover.json")]
         out: PathBuf,
     },
+    /// Throughput and latency of each attachment, beside bare hosts and Docker's NAT.
+    Datapath {
+        #[command(flatten)]
+        options: datapath::Options,
+        /// Where the figures go.
+        #[arg(long, default_value = "target/bench/datapath.json")]
+        out: PathBuf,
+    },
+    /// One end of a measured connection.
+    #[command(hide = true, subcommand)]
+    Flow(datapath::flow::Flow),
     /// The process that sends pre-encoded messages.
     #[command(hide = true)]
     Pump { from: Ipv4Addr, to: SocketAddr, routes: u32 },
@@ -105,6 +117,13 @@ async fn main() -> Result<()> {
             failover::run(&mut report).await?;
             report.finish(&out)
         }
+        What::Datapath { options, out } => {
+            println!("{}", report::machine());
+            let mut report = Report::default();
+            datapath::run(&mut report, &options).await?;
+            report.finish(&out)
+        }
+        What::Flow(flow) => flow.run(),
         What::Pump { from, to, routes } => pump::run(from, to, routes).await,
         What::Speak => fabric::speak().await,
         What::Fill { major, rd, routes } => fill::run(major, rd, routes).await,

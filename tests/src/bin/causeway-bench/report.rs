@@ -24,6 +24,9 @@ pub(crate) struct Figure {
     pub(crate) aim: String,
     /// Whether the aim is met; `None` without one.
     pub(crate) holds: Option<bool>,
+    /// Why a missed aim is missed; empty: not known, or met.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) why: String,
 }
 
 /// The figures of one run.
@@ -56,6 +59,14 @@ impl Report {
         self.push(name, value, unit, Some(peer), aim);
     }
 
+    /// Says why the figure added last misses its aim, if it does.
+    pub(crate) fn explain(&mut self, why: impl FnOnce() -> String) {
+        if let Some(figure) = self.figures.last_mut().filter(|f| f.holds == Some(false)) {
+            figure.why = why();
+            println!("    because {}", figure.why);
+        }
+    }
+
     fn push(&mut self, name: &str, value: f64, unit: &'static str, peer: Option<(&str, f64)>, aim: Aim) {
         let ratio = peer.map(|(_, theirs)| value / theirs);
         let (words, holds) = match aim {
@@ -73,6 +84,7 @@ impl Report {
             ratio,
             aim: words,
             holds,
+            why: String::new(),
         };
         println!("{}", line(&figure));
         self.figures.push(figure);
@@ -99,6 +111,9 @@ impl Report {
         );
         for figure in missed {
             println!("MISSED {}", line(figure));
+            if !figure.why.is_empty() {
+                println!("       because {}", figure.why);
+            }
         }
         Ok(())
     }
