@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use netlink_packet_route::RouteNetlinkMessage;
 
 use crate::dev::Dev;
-use crate::model::{Attach, Desired, Port};
+use crate::model::Desired;
 use crate::netlink::message::{get_addresses, get_link};
 use crate::netlink::parse;
 use crate::netlink::socket::Connection;
@@ -22,7 +22,6 @@ pub fn look(desired: &Desired) -> Vec<String> {
     let mut problems = capabilities();
     problems.extend(bridge_filters());
     problems.extend(guards(desired));
-    problems.extend(unguarded(desired));
     problems.extend(neighbour_limit(desired.ports().len()));
     if let Some(vtep) = desired.vtep() {
         problems.extend(underlay(desired, vtep));
@@ -60,22 +59,6 @@ fn bridge_filters() -> Vec<String> {
         )
     })
     .collect()
-}
-
-/// The guard is in the bridge; what does not pass one sends what it likes.
-fn unguarded(desired: &Desired) -> Option<String> {
-    let open = |p: &&Port| p.guarded && matches!(p.attach, Attach::Child(_) | Attach::Routed);
-    let mut ports = desired.ports().values().filter(open);
-    let first = ports.next()?;
-    let more = match ports.count() {
-        0 => String::new(),
-        n => format!(" and {n} more"),
-    };
-    Some(format!(
-        "port {}{more} cannot be guarded against spoofing: macvlan, ipvlan and routed ports do not pass a bridge; \
-         attach untrusted workloads by BRIDGE",
-        first.id
-    ))
 }
 
 /// The limit is one for all namespaces; entries of workloads' own neighbours count, ours on the bridges do not.

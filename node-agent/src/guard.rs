@@ -1,7 +1,9 @@
 //! Anti-spoofing: the rules that let a workload send only what is its own, as a pure function of its port.
 //!
 //! One nftables table of ours in the bridge family, `causeway`: a map from the name of a port's interface to its chain,
-//! which ends in drop. Frames of all other ports pass. A chain is replaced whole, in one transaction, so there is no
+//! which ends in drop. Frames of all other ports pass. What passes no bridge has a base chain of its own in a table of the
+//! same name in the netdev family: a routed port at the ingress of its host side, a macvlan at the egress of its parent
+//! and of itself, an ipvlan at its own. A chain is replaced whole, in one transaction, so there is no
 //! moment without it. Every rule carries a comment with a digest of the whole chain and its place in it, by which a
 //! chain that is read back is known to be complete and unchanged, whatever way this version of nft prints rules.
 //!
@@ -11,7 +13,7 @@ pub mod monitor;
 pub mod nft;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 use causeway_proto::Mac;
@@ -19,17 +21,102 @@ use causeway_proto::Mac;
 use crate::dev::Dev;
 use crate::model::Port;
 
-/// Name of our table in the bridge family.
+/// Name of our table in each family.
 pub const TABLE: &str = "causeway";
 /// End of the name of a port's second chain.
 const TARGETS: &str = "-nd";
+/// Before all others that are common.
+const PRIORITY: i32 = -300;
 /// Comment of the one rule in the table's base chain.
 const BASE: &str = "causeway";
+
+/// Family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// What passes a bridge.
+    Bridge,
+    /// What passes one device.
+    Netdev,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Family; 2] = [Family::Bridge, Family::Netdev];
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Bridge => "bridge",
+            Family::Netdev => "netdev",
+        })
+    }
+}
+
+/// Where a workload's frames are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// In the bridge.
+    Bridge,
+    /// Where they come into the host: of a routed port.
+    Ingress,
+    /// Where they leave the host, with those of others: of a macvlan.
+    Parent,
+    /// Where they leave the workload's namespace: of a macvlan, for what never gets to the parent, and of an ipvlan.
+    Inside,
+}
+
+impl Hook {
+    /// Family of the table.
+    pub fn family(self) -> Family {
+        if self == Hook::Bridge { Family::Bridge } else { Family::Netdev }
+    }
+
+    /// What a frame's type is matched by. At egress nft's own `ether` never matches, for it asks what interface the frame
+    /// came in at (1.0.6). There also the kernel finds addresses by a type that a packet socket may choose freely, so it
+    /// must be that of the frame.
+    fn is(self, kind: &str) -> String {
+        let number = match kind {
+            _ if self == Hook::Bridge => return format!("ether type {kind}"),
+            "ip" => "0x0800 meta protocol ip",
+            "arp" => "0x0806 meta protocol arp",
+            "ip6" => "0x86dd meta protocol ip6",
+            "8021q" => "0x8100",
+            _ => "0x88a8",
+        };
+        format!("@ll,96,16 {number}")
+    }
+
+    /// What becomes of frames from other MACs.
+    fn others(self, mac: Mac) -> String {
+        match self {
+            Hook::Bridge => format!("ether saddr != {mac} drop"),
+            Hook::Parent => format!("@ll,48,48 != {} accept", number(mac)),
+            Hook::Ingress | Hook::Inside => format!("@ll,48,48 != {} drop", number(mac)),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Hook::Bridge => "prerouting",
+            Hook::Ingress => "ingress",
+            Hook::Parent | Hook::Inside => "egress",
+        }
+    }
+}
+
+/// A MAC as nft takes it beside raw bytes of a frame.
+fn number(mac: Mac) -> String {
+    let digits: String = mac.octets().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("0x{digits}")
+}
 
 /// What a workload may send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guard {
-    /// The interface of the host that its frames come in at.
+    /// Where its frames are looked at.
+    pub hook: Hook,
+    /// The interface that its frames come in at, or at egress leave by.
     pub interface: Dev,
     /// Its MAC.
     pub mac: Mac,
@@ -42,8 +129,8 @@ pub struct Guard {
 pub struct Guards {
     /// Why rules can be neither read nor set.
     pub unusable: Option<String>,
-    /// Chains by port (the name that its host side has or would have).
-    pub chains: BTreeMap<Dev, Chain>,
+    /// Chains by family and port (the name that its host side has or would have).
+    pub chains: BTreeMap<(Family, Dev), Chain>,
 }
 
 /// What the kernel has of a port's chain.
@@ -60,7 +147,17 @@ impl Guards {
     pub fn differing(&self, other: &Guards) -> BTreeSet<Dev> {
         let all = self.chains.keys().chain(other.chains.keys());
         let turned = self.unusable.is_some() != other.unusable.is_some();
-        all.filter(|dev| turned || self.chains.get(*dev) != other.chains.get(*dev)).cloned().collect()
+        let changed = all.filter(|key| turned || self.chains.get(*key) != other.chains.get(*key));
+        changed.map(|(_, dev)| dev.clone()).collect()
+    }
+
+    /// A device is gone, and with it, or not, the chains at it: they must be made again with the next of its name.
+    pub(crate) fn forget_link(&mut self, dev: &Dev) {
+        for ((family, _), chain) in &mut self.chains {
+            if *family == Family::Netdev && chain.interfaces.contains(dev) {
+                chain.digest = 0;
+            }
+        }
     }
 }
 
@@ -76,12 +173,13 @@ fn targets(dev: &Dev) -> String {
 }
 
 impl Guard {
-    /// The guard of a port whose frames come in at `interface`. Refuses a name that means something else to nft.
-    pub fn of(port: &Port, interface: &Dev) -> Result<Self, String> {
+    /// The guard of a port whose frames pass `interface`. Refuses a name that means something else to nft.
+    pub fn of(port: &Port, hook: Hook, interface: &Dev) -> Result<Self, String> {
         if interface.as_str().contains(['"', '*', '\\']) {
             return Err(format!("interface {interface} has a character that nft cannot take; rename it"));
         }
         Ok(Guard {
+            hook,
             interface: interface.clone(),
             mac: port.mac,
             addresses: port.addresses.iter().map(|a| a.ip).collect(),
@@ -96,34 +194,35 @@ impl Guard {
     /// The rules of its chain, in order, without comments. No rule has a set of its own: in one table the kernel takes
     /// time with the square of their number.
     pub fn rules(&self, dev: &Dev) -> Vec<String> {
-        let mac = self.mac;
+        let (mac, hook) = (self.mac, self.hook);
+        let (arp, ip, ip6) = (hook.is("arp"), hook.is("ip"), hook.is("ip6"));
         let v4: Vec<&IpAddr> = self.addresses.iter().filter(|ip| ip.is_ipv4()).collect();
         let each = |before: &str, after: &str| -> Vec<String> {
-            v4.iter().map(|ip| format!("{before} {ip} {after}")).collect()
+            v4.iter().map(|own| format!("{before} {own} {after}")).collect()
         };
-        let icmp6 = |rest: &str| format!("ether type ip6 icmpv6 type {rest}");
-        let nobody = |rest: &str| format!("ether type ip6 ip6 saddr :: icmpv6 type {rest}");
+        let icmp6 = |rest: &str| format!("{ip6} icmpv6 type {rest}");
+        let nobody = |rest: &str| format!("{ip6} ip6 saddr :: icmpv6 type {rest}");
         let targets = targets(dev);
         let mut rules = vec![
-            format!("ether saddr != {mac} drop"),
+            hook.others(mac),
             // A receiver takes VLAN 0 for untagged, and rules on addresses do not see behind a tag.
-            "ether type 8021q drop".into(),
-            "ether type 8021ad drop".into(),
-            format!("ether type arp arp saddr ether != {mac} drop"),
+            format!("{} drop", hook.is("8021q")),
+            format!("{} drop", hook.is("8021ad")),
+            format!("{arp} arp saddr ether != {mac} drop"),
             // Is this address taken (RFC 5227 §2.1.1)? Nobody learns from it.
-            "ether type arp arp operation request arp saddr ip 0.0.0.0 accept".into(),
+            format!("{arp} arp operation request arp saddr ip 0.0.0.0 accept"),
         ];
-        rules.extend(each("ether type arp arp saddr ip", "accept"));
-        rules.push("ether type ip udp sport 67 drop".into());
-        rules.extend(each("ether type ip ip saddr", "accept"));
+        rules.extend(each(&format!("{arp} arp saddr ip"), "accept"));
+        rules.push(format!("{ip} udp sport 67 drop"));
+        rules.extend(each(&format!("{ip} ip saddr"), "accept"));
         rules.extend([
-            "ether type ip ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept".into(),
-            "ether type ip6 udp sport 547 drop".into(),
+            format!("{ip} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept"),
+            format!("{ip6} udp sport 547 drop"),
             icmp6("nd-router-advert drop"),
             icmp6("nd-redirect drop"),
             icmp6(&format!("nd-neighbor-advert jump {targets}")),
         ]);
-        rules.extend(self.own_v6().iter().map(|ip| format!("ether type ip6 ip6 saddr {ip} accept")));
+        rules.extend(self.own_v6().iter().map(|own| format!("{ip6} ip6 saddr {own} accept")));
         rules.extend([
             // Duplicate detection (RFC 4862 §5.4) of its own addresses only, so that it can keep nobody from theirs.
             nobody(&format!("nd-neighbor-solicit jump {targets}")),
@@ -154,7 +253,10 @@ impl Guard {
 
     /// What tells this chain from any other.
     pub fn digest(&self, dev: &Dev) -> u64 {
-        let text = [self.rules(dev), self.target_rules()].concat().join("\n");
+        let mut text = [self.rules(dev), self.target_rules()].concat().join("\n");
+        if self.hook.family() == Family::Netdev {
+            text += &format!("\n{} {}", self.hook.name(), self.interface);
+        }
         let step = |h: u64, b: u8| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
         // 0 stands for damage.
         text.bytes().fold(0xcbf2_9ce4_8422_2325, step).max(1)
@@ -164,15 +266,28 @@ impl Guard {
     pub fn commands(&self, dev: &Dev, stale: &BTreeSet<Dev>) -> Vec<String> {
         let (rules, target_rules) = (self.rules(dev), self.target_rules());
         let (digest, count) = (self.digest(dev), rules.len() + target_rules.len());
-        let mut lines = chains(dev);
+        let family = self.hook.family();
+        let mut lines = chains(family, dev);
+        if family == Family::Netdev {
+            let (hook, device) = (self.hook.name(), &self.interface);
+            lines.push(format!("delete chain netdev {TABLE} {dev}"));
+            lines.push(format!(
+                "add chain netdev {TABLE} {dev} {{ type filter hook {hook} device \"{device}\" priority {PRIORITY} ; policy accept ; }}"
+            ));
+        }
         let own = rules.iter().map(|rule| (dev.to_string(), rule));
         let all = own.chain(target_rules.iter().map(|rule| (targets(dev), rule)));
         lines.extend(all.enumerate().map(|(n, (chain, rule))| {
-            let comment = comment(digest, n + 1, count);
-            format!("add rule bridge {TABLE} {chain} {rule} comment \"{comment}\"")
+            let mut comment = comment(digest, n + 1, count);
+            if family == Family::Netdev {
+                comment += &format!(" {}", self.interface);
+            }
+            format!("add rule {family} {TABLE} {chain} {rule} comment \"{comment}\"")
         }));
-        lines.push(element("add", &self.interface, dev));
-        lines.extend(stale.iter().flat_map(|interface| removed(interface, dev)));
+        if family == Family::Bridge {
+            lines.push(element("add", &self.interface, dev));
+            lines.extend(stale.iter().flat_map(|interface| removed(interface, dev)));
+        }
         lines
     }
 }
@@ -187,24 +302,29 @@ fn removed(interface: &Dev, dev: &Dev) -> [String; 2] {
 }
 
 /// The commands that take a port's guard away; adding first makes them succeed if there is none.
-pub fn removal(dev: &Dev, interfaces: &BTreeSet<Dev>) -> Vec<String> {
-    let mut lines = vec![format!("add chain bridge {TABLE} {dev}")];
-    lines.extend(interfaces.iter().flat_map(|interface| removed(interface, dev)));
-    lines.extend(chains(dev));
-    lines.push(format!("delete chain bridge {TABLE} {dev}"));
-    lines.push(format!("delete chain bridge {TABLE} {}", targets(dev)));
+pub fn removal(family: Family, dev: &Dev, interfaces: &BTreeSet<Dev>) -> Vec<String> {
+    let mut lines = vec![format!("add chain {family} {TABLE} {dev}")];
+    if family == Family::Bridge {
+        lines.extend(interfaces.iter().flat_map(|interface| removed(interface, dev)));
+    }
+    lines.extend(chains(family, dev));
+    lines.push(format!("delete chain {family} {TABLE} {dev}"));
+    lines.push(format!("delete chain {family} {TABLE} {}", targets(dev)));
     lines
 }
 
 /// A port's two chains, with nothing in them.
-fn chains(dev: &Dev) -> Vec<String> {
+fn chains(family: Family, dev: &Dev) -> Vec<String> {
     let names = [dev.to_string(), targets(dev)];
-    let act = |act: &str| names.clone().map(|name| format!("{act} chain bridge {TABLE} {name}"));
+    let act = |act: &str| names.clone().map(|name| format!("{act} chain {family} {TABLE} {name}"));
     [act("add"), act("flush")].concat()
 }
 
 /// The commands that make the table with no port guarded, and change nothing but a damaged base chain if it is there.
-pub fn base() -> Vec<String> {
+pub fn base(family: Family) -> Vec<String> {
+    if family == Family::Netdev {
+        return vec![format!("add table netdev {TABLE}")];
+    }
     [
         "add table bridge causeway",
         "add map bridge causeway ports { type ifname : verdict ; }",
@@ -217,30 +337,34 @@ pub fn base() -> Vec<String> {
 }
 
 /// The commands of a step, with those that make the table, as one line.
-pub fn one_line(commands: &[String]) -> String {
-    [&base(), commands].concat().join("; ")
+pub fn one_line(family: Family, commands: &[String]) -> String {
+    [&base(family), commands].concat().join("; ")
 }
 
 fn comment(digest: u64, number: usize, count: usize) -> String {
-    let mut text = format!("{digest:016x}");
-    // Writing to a string cannot fail.
-    let _ = write!(text, " {number}/{count}");
-    text
+    format!("{digest:016x} {number}/{count}")
 }
 
-/// What a comment says: digest, number of the rule, number of rules.
-type Place = (u64, usize, usize);
+/// What a comment says: digest, number of the rule, number of rules, and at egress and ingress the interface.
+type Place = (u64, usize, usize, Option<Dev>);
 
 fn parse_comment(text: &str) -> Option<Place> {
     let (digest, place) = text.split_once(' ')?;
+    let (place, interface) = place.split_once(' ').map_or((place, None), |(p, i)| (p, Some(Dev::new(i))));
     let (number, count) = place.split_once('/')?;
-    Some((u64::from_str_radix(digest, 16).ok()?, number.parse().ok()?, count.parse().ok()?))
+    Some((u64::from_str_radix(digest, 16).ok()?, number.parse().ok()?, count.parse().ok()?, interface))
 }
 
-/// What `nft -j list table bridge causeway` printed. Something that is not as expected makes chains damaged, and they
+/// True for a base chain at `hook` that lets pass what no rule drops.
+fn hooked(chain: &serde_json::Value, hook: &str) -> bool {
+    chain["hook"] == hook && chain["prio"] == PRIORITY && chain["policy"] == "accept"
+}
+
+/// What `nft -j list table <family> causeway` printed. Something that is not as expected makes chains damaged, and they
 /// are set again.
-pub fn parse(json: &serde_json::Value) -> Guards {
+pub fn parse(family: Family, json: &serde_json::Value) -> BTreeMap<(Family, Dev), Chain> {
     let mut base = false;
+    let mut bases = BTreeSet::new();
     let mut base_rules = Vec::new();
     let mut reached: BTreeMap<Dev, BTreeSet<Dev>> = BTreeMap::new();
     // Of a port's own chain, and of that beside it.
@@ -253,10 +377,13 @@ pub fn parse(json: &serde_json::Value) -> Guards {
     for object in json["nftables"].as_array().into_iter().flatten() {
         if let Some(chain) = object.get("chain") {
             if text(chain, "name") == "input" {
-                base = text(chain, "hook") == "prerouting" && chain["prio"] == -300;
-                base &= text(chain, "policy") == "accept";
+                base = hooked(chain, "prerouting");
             } else {
-                rules.entry(part(&text(chain, "name")).0).or_default();
+                let (dev, part) = part(&text(chain, "name"));
+                if part == 0 && (hooked(chain, "ingress") || hooked(chain, "egress")) {
+                    bases.insert(dev.clone());
+                }
+                rules.entry(dev).or_default();
             }
         } else if let Some(rule) = object.get("rule") {
             let (chain, comment) = (text(rule, "chain"), text(rule, "comment"));
@@ -277,17 +404,28 @@ pub fn parse(json: &serde_json::Value) -> Guards {
     }
     let base = base && base_rules == [BASE];
     let chains = rules.into_iter().map(|(dev, rules)| {
-        let interfaces = reached.remove(&dev).unwrap_or_default();
-        let digest = base.then(|| whole_chain(&rules.concat())).flatten().unwrap_or(0);
-        (dev, Chain { digest, interfaces })
+        let rules = rules.concat();
+        let (base, interfaces) = match family {
+            Family::Bridge => (base, reached.remove(&dev).unwrap_or_default()),
+            Family::Netdev => {
+                (bases.contains(&dev), rules.iter().flatten().filter_map(|p| p.3.clone()).collect())
+            }
+        };
+        let digest = base.then(|| whole_chain(&rules)).flatten().unwrap_or(0);
+        ((family, dev), Chain { digest, interfaces })
     });
-    Guards { unusable: None, chains: chains.collect() }
+    chains.collect()
 }
 
 /// The digest that all rules carry, if they are all there and in order.
 fn whole_chain(rules: &[Option<Place>]) -> Option<u64> {
-    let (digest, ..) = (*rules.first()?)?;
-    let right = |(n, rule): (usize, &Option<_>)| *rule == Some((digest, n + 1, rules.len()));
+    let (digest, .., interface) = rules.first()?.as_ref()?;
+    let (digest, count) = (*digest, rules.len());
+    let right = |(n, rule): (usize, &Option<Place>)| {
+        rule.as_ref().is_some_and(|(d, number, of, at)| {
+            (*d, *number, *of) == (digest, n + 1, count) && at == interface
+        })
+    };
     rules.iter().enumerate().all(right).then_some(digest)
 }
 

@@ -123,13 +123,13 @@ struct Watch {
     netns: NetnsRef,
     id: Option<NetnsId>,
     task: Option<AbortHandle>,
+    /// Hears of guard rules.
+    rules: Option<AbortHandle>,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
-            task.abort();
-        }
+        self.task.iter().chain(&self.rules).for_each(AbortHandle::abort);
     }
 }
 

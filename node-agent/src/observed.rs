@@ -8,7 +8,7 @@ use causeway_proto::{Mac, Vni};
 
 use crate::dev::Dev;
 use crate::fabric::Seen;
-use crate::guard::Guards;
+use crate::guard::{Chain, Guards};
 use crate::lan::seen::Seen as Lan;
 use crate::model::{Child, IfAddr, Key, Place};
 use crate::op::{Half, LinkChange, Op};
@@ -133,6 +133,8 @@ pub struct Peer {
     pub addresses: BTreeMap<IfAddr, bool>,
     /// Gateways of default routes through it, and whether they carry our protocol number.
     pub gateways: BTreeMap<IpAddr, bool>,
+    /// Its guard in the namespace.
+    pub guard: Option<Chain>,
 }
 
 impl Peer {
@@ -149,6 +151,7 @@ impl Peer {
             accept_ra: true,
             addresses: BTreeMap::new(),
             gateways: BTreeMap::new(),
+            guard: None,
         }
     }
 }
@@ -254,7 +257,7 @@ impl Observed {
         let floods = self.floods.iter().map(|&(v, t)| Key::Flood(v, t));
         let ours = |n: &Neighbour| n.protocol == crate::dev::PROTOCOL;
         let neighbours = self.neighbours.iter().filter(|(_, n)| ours(n)).map(|(&(v, i), _)| Key::Neigh(v, i));
-        let guards = self.guards.chains.keys().cloned().map(Key::Port);
+        let guards = self.guards.chains.keys().map(|(_, dev)| Key::Port(dev.clone()));
         let rates = self.rates.keys().cloned().map(Key::Port);
         networks
             .chain(rates)
@@ -295,6 +298,7 @@ impl Observed {
     pub fn forget_port(&mut self, dev: &Dev) {
         self.ports.remove(dev);
         self.leftovers.remove(dev);
+        self.guards.forget_link(dev);
         self.fdb.retain(|_, e| e.port != FdbPort::Port(dev.clone()));
         let shaping = self.rates.remove(dev).unwrap_or_default().orphaned();
         self.set_rates(dev, shaping);
@@ -340,10 +344,10 @@ impl Observed {
                 }
             }
             Op::GuardSet { dev, guard, .. } => {
-                self.guards.chains.insert(dev.clone(), guard.chain(dev));
+                self.guards.chains.insert((guard.hook.family(), dev.clone()), guard.chain(dev));
             }
-            Op::GuardDel { dev, .. } => {
-                self.guards.chains.remove(dev);
+            Op::GuardDel { family, dev, .. } => {
+                self.guards.chains.remove(&(*family, dev.clone()));
             }
             Op::Rate { dev, direction, shape } => {
                 let mut shaping = self.rates.get(dev).copied().unwrap_or_default();
@@ -466,6 +470,9 @@ impl Observed {
             }
             Op::AddrDel { address, .. } => {
                 peer.addresses.remove(address);
+            }
+            Op::GuardInside { at, guard } => {
+                peer.guard = guard.as_ref().map(|guard| guard.chain(&at.dev));
             }
             Op::GatewayAdd { gateway, .. } => {
                 peer.gateways.insert(*gateway, true);

@@ -9,7 +9,7 @@ use causeway_proto::{Mac, Vni};
 
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
 use crate::fabric::Step;
-use crate::guard::{self, Guard};
+use crate::guard::{self, Family, Guard};
 use crate::lan::step::LanOp;
 use crate::model::{IfAddr, Key, NetnsRef, Place};
 use crate::rate::{Direction, HANDLE, Shape};
@@ -83,8 +83,10 @@ pub enum Op {
     PortFlags { dev: Dev, flags: FlagChange },
     /// Let a port send only what is its own. `stale` interfaces no longer lead to its chain.
     GuardSet { dev: Dev, guard: Guard, stale: BTreeSet<Dev> },
-    /// Take the guard from a port.
-    GuardDel { dev: Dev, interfaces: BTreeSet<Dev> },
+    /// Take the guard in one family from a port.
+    GuardDel { family: Family, dev: Dev, interfaces: BTreeSet<Dev> },
+    /// Set or take the guard inside the workload's namespace.
+    GuardInside { at: At, guard: Option<Guard> },
     /// Limit how fast a port is in one direction, or lift the limit.
     Rate { dev: Dev, direction: Direction, shape: Option<Shape> },
     /// Do not listen to router advertisements on a bridge.
@@ -134,22 +136,35 @@ impl Op {
             | Op::AddrDel { at, .. }
             | Op::GatewayAdd { at, .. }
             | Op::GatewayDel { at, .. }
+            | Op::GuardInside { at, .. }
             | Op::Announce { at, .. } => Some(at),
             Op::Lan(op) => op.inside(),
             _ => None,
         }
     }
 
-    /// True for a step on the guard table: such steps go into one transaction.
+    /// True for a step on the host's guard tables: such steps go into one transaction.
     pub fn is_guard(&self) -> bool {
-        matches!(self, Op::GuardSet { .. } | Op::GuardDel { .. })
+        self.guard_family().is_some()
+    }
+
+    /// Which of the host's guard tables it is on.
+    pub fn guard_family(&self) -> Option<Family> {
+        match self {
+            Op::GuardSet { guard, .. } => Some(guard.hook.family()),
+            Op::GuardDel { family, .. } => Some(*family),
+            _ => None,
+        }
     }
 
     /// The command, or for one of many lines what it does: for problems, which are read by people.
     pub fn brief(&self) -> String {
         match self {
             Op::GuardSet { dev, .. } => format!("nft: set the guard of {dev}"),
-            Op::GuardDel { dev, .. } => format!("nft: delete the guard of {dev}"),
+            Op::GuardDel { dev, .. } | Op::GuardInside { at: At { dev, .. }, guard: None } => {
+                format!("nft: delete the guard of {dev}")
+            }
+            Op::GuardInside { at, .. } => format!("nft in netns {}: set the guard of {}", at.netns, at.dev),
             op => op.to_string(),
         }
     }
@@ -184,6 +199,7 @@ impl Op {
             | Op::AddrDel { at, .. }
             | Op::GatewayAdd { at, .. }
             | Op::GatewayDel { at, .. }
+            | Op::GuardInside { at, .. }
             | Op::Announce { at, .. } => Key::Port(at.dev.clone()),
             Op::Fabric(step) => Key::Fabric(step.thing()),
             Op::Lan(op) => op.key.clone(),
@@ -339,10 +355,10 @@ impl Op {
             }
             Op::Rate { dev, direction, shape } => fmt_rate(f, dev, *direction, shape.as_ref()),
             Op::GuardSet { dev, guard, stale } => {
-                write!(f, "nft '{}'", guard::one_line(&guard.commands(dev, stale)))
+                write!(f, "nft '{}'", guard::one_line(guard.hook.family(), &guard.commands(dev, stale)))
             }
-            Op::GuardDel { dev, interfaces } => {
-                write!(f, "nft '{}'", guard::one_line(&guard::removal(dev, interfaces)))
+            Op::GuardDel { family, dev, interfaces } => {
+                write!(f, "nft '{}'", guard::one_line(*family, &guard::removal(*family, dev, interfaces)))
             }
             Op::AcceptRaOff { dev } => write!(f, "sysctl -w net.ipv6.conf.{dev}.accept_ra=0"),
             _ => Ok(()),
@@ -405,6 +421,14 @@ impl Op {
             }
             Op::GatewayDel { gateway, .. } => {
                 write!(f, "{ip} route del default via {gateway} dev {interface} proto {PROTOCOL}")
+            }
+            Op::GuardInside { guard, .. } => {
+                let none = BTreeSet::new();
+                let commands = guard.as_ref().map_or_else(
+                    || guard::removal(Family::Netdev, &at.dev, &none),
+                    |guard| guard.commands(&at.dev, &none),
+                );
+                write!(f, "{}nft '{}'", InNetns(netns), guard::one_line(Family::Netdev, &commands))
             }
             Op::Announce { addresses, .. } => {
                 for (n, address) in addresses.iter().enumerate() {

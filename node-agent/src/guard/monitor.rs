@@ -1,4 +1,4 @@
-//! Hears when rules of the bridge family change, whoever changes them.
+//! Hears when rules of the bridge or netdev family change, whoever changes them.
 #![allow(unsafe_code, reason = "registering a descriptor with the event loop")]
 
 use std::io;
@@ -10,8 +10,8 @@ use tokio::io::unix::AsyncFd;
 
 /// `NFNLGRP_NFTABLES`.
 const NFTABLES: u32 = 7;
-/// `NFPROTO_BRIDGE`, the first byte behind the netlink header (`struct nfgenmsg`).
-const BRIDGE: u8 = 7;
+/// `NFPROTO_NETDEV` and `NFPROTO_BRIDGE`, the first byte behind the netlink header (`struct nfgenmsg`).
+const OURS: [u8; 2] = [5, 7];
 const HEADER: usize = 16;
 const DATAGRAM: usize = 64 * 1024;
 
@@ -42,14 +42,14 @@ impl TableMonitor {
         unsafe { AsyncFd::register(self) }.map_err(io::Error::from)
     }
 
-    /// Throws away what has arrived. True if bridge rules may have changed; other software may change rules of other
+    /// Throws away what has arrived. True if rules of our families may have changed; other software may change rules of other
     /// families all the time.
     pub(crate) fn discard(&mut self) -> io::Result<bool> {
         let mut any = false;
         loop {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
-                Ok(_) => any |= concerns_bridges(&self.buffer),
+                Ok(_) => any |= concerns_guards(&self.buffer),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(any),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => any = true,
@@ -59,14 +59,14 @@ impl TableMonitor {
     }
 }
 
-fn concerns_bridges(datagram: &[u8]) -> bool {
+fn concerns_guards(datagram: &[u8]) -> bool {
     let mut rest = datagram;
     while let Some(head) = rest.first_chunk::<4>() {
         let length = u32::from_ne_bytes(*head) as usize;
         if length < HEADER || length > rest.len() {
             return false;
         }
-        if rest[..length].get(HEADER) == Some(&BRIDGE) {
+        if rest[..length].get(HEADER).is_some_and(|family| OURS.contains(family)) {
             return true;
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -81,7 +81,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_datagram_is_survived(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            super::concerns_bridges(&bytes);
+            super::concerns_guards(&bytes);
         }
     }
 }

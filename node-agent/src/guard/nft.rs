@@ -1,11 +1,13 @@
 //! Rules go to the kernel, and come back, through `nft`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::{Guards, TABLE, base, parse, removal};
+use super::{Chain, Family, Guard, Guards, TABLE, base, parse, removal};
+use crate::dev::Dev;
 use crate::kernel::OpError;
 use crate::op::Op;
 
@@ -40,15 +42,47 @@ impl NftError {
     }
 }
 
-/// Reads our table. A table that is not there guards nothing, which is no error.
+/// Reads our tables. A table that is not there guards nothing, which is no error.
 pub(crate) fn read() -> Guards {
-    let listed = run(PROGRAM, &["-j", "list", "table", "bridge", TABLE], "")
-        .and_then(|text| serde_json::from_str(&text).map_err(NftError::Output));
-    match listed {
-        Ok(json) => parse(&json),
-        Err(error) if error.is_absent() => Guards::default(),
-        Err(error) => Guards { unusable: Some(error.to_string()), ..Guards::default() },
+    let mut guards = Guards::default();
+    for family in Family::ALL {
+        match read_table(family) {
+            Ok(chains) => guards.chains.extend(chains),
+            Err(error) => return Guards { unusable: Some(error.to_string()), ..Guards::default() },
+        }
     }
+    guards
+}
+
+fn read_table(family: Family) -> Result<BTreeMap<(Family, Dev), Chain>, NftError> {
+    match run(PROGRAM, &["-j", "list", "table", &family.to_string(), TABLE], "") {
+        Ok(text) => Ok(parse(family, &serde_json::from_str(&text).map_err(NftError::Output)?)),
+        Err(error) if error.is_absent() => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a port has in the namespace of the calling thread, its workload's. Unreadable: as if it were damaged.
+pub(crate) fn read_inside(dev: &Dev) -> Option<Chain> {
+    match read_table(Family::Netdev) {
+        Ok(mut chains) => chains.remove(&(Family::Netdev, dev.clone())),
+        Err(NftError::Missing) => None,
+        Err(_) => Some(Chain::default()),
+    }
+}
+
+/// Gives a port its guard in the namespace of the calling thread, or takes it.
+pub(crate) fn set_inside(dev: &Dev, guard: Option<&Guard>) -> Result<(), NftError> {
+    let mut lines = base(Family::Netdev);
+    lines.extend(match guard {
+        Some(guard) => guard.commands(dev, &BTreeSet::new()),
+        None => removal(Family::Netdev, dev, &BTreeSet::new()),
+    });
+    feed(&lines)?;
+    if guard.is_none() {
+        remove_if_empty();
+    }
+    Ok(())
 }
 
 /// Takes steps on the table in one transaction; if that is refused, one by one, so that a bad one hinders no other.
@@ -66,26 +100,35 @@ pub(crate) fn apply(ops: &[Op]) -> Vec<Result<(), OpError>> {
 }
 
 fn transaction(ops: &[Op]) -> Result<(), NftError> {
-    let mut lines = base();
+    let mut lines = Vec::new();
+    for family in Family::ALL {
+        if ops.iter().any(|op| op.guard_family() == Some(family)) {
+            lines.extend(base(family));
+        }
+    }
     for op in ops {
         match op {
             Op::GuardSet { dev, guard, stale } => lines.extend(guard.commands(dev, stale)),
-            Op::GuardDel { dev, interfaces } => lines.extend(removal(dev, interfaces)),
+            Op::GuardDel { family, dev, interfaces } => lines.extend(removal(*family, dev, interfaces)),
             _ => {}
         }
     }
+    feed(&lines)
+}
+
+fn feed(lines: &[String]) -> Result<(), NftError> {
     run(PROGRAM, &["-f", "-"], &(lines.join("\n") + "\n")).map(|_| ())
 }
 
 /// Nothing of ours stays on a host that guards no port.
 fn remove_if_empty() {
-    let guards = read();
-    if guards.unusable.is_none()
-        && guards.chains.is_empty()
-        && let Err(error) = run(PROGRAM, &["delete", "table", "bridge", TABLE], "")
-        && !error.is_absent()
-    {
-        tracing::debug!(%error, "empty guard table stays");
+    for family in Family::ALL {
+        if read_table(family).is_ok_and(|chains| chains.is_empty())
+            && let Err(error) = run(PROGRAM, &["delete", "table", &family.to_string(), TABLE], "")
+            && !error.is_absent()
+        {
+            tracing::debug!(%error, %family, "empty guard table stays");
+        }
     }
 }
 

@@ -6,7 +6,12 @@ use super::*;
 fn guard(addresses: &[&str]) -> Guard {
     let mac = "02:ca:0a:08:00:05".parse().unwrap();
     let interface = Dev::new("cwp0123456789ab");
-    Guard { interface, mac, addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+    Guard {
+        hook: Hook::Bridge,
+        interface,
+        mac,
+        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+    }
 }
 
 #[test]
@@ -39,7 +44,7 @@ fn listed(digest: u64, count: usize) -> serde_json::Value {
 }
 
 fn chain_of(json: &serde_json::Value) -> Chain {
-    parse(json).chains.remove(&Dev::new("cwp0123456789ab")).unwrap_or_default()
+    parse(Family::Bridge, json).remove(&(Family::Bridge, Dev::new("cwp0123456789ab"))).unwrap_or_default()
 }
 
 fn whole_chain_of(digest: u64) -> Chain {
@@ -75,16 +80,16 @@ fn interface_that_nft_would_misread_is_refused() {
     let desired = crate::model::Desired::from_state(&state, &crate::model::Desired::default());
     let port = desired.ports().values().next().unwrap();
     for name in ["tap*", "tap\"", "t\\ap"] {
-        Guard::of(port, &Dev::new(name)).unwrap_err();
+        Guard::of(port, Hook::Bridge, &Dev::new(name)).unwrap_err();
     }
-    assert_eq!(Guard::of(port, &Dev::new("tap.1-a")).unwrap().interface.as_str(), "tap.1-a");
+    assert_eq!(Guard::of(port, Hook::Bridge, &Dev::new("tap.1-a")).unwrap().interface.as_str(), "tap.1-a");
 }
 
 proptest! {
     #[test]
     fn any_json_is_survived(text in "[\\[\\]{}\":,a-z0-9]{0,80}") {
         if let Ok(json) = serde_json::from_str(&text) {
-            parse(&json);
+            Family::ALL.iter().for_each(|family| _ = parse(*family, &json));
         }
     }
 
@@ -93,7 +98,7 @@ proptest! {
         let dev = Dev::new("cwp0123456789ab");
         let of = |ip: u32| {
             let ip = IpAddr::from(std::net::Ipv4Addr::from(ip));
-            Guard { interface: dev.clone(), mac: "02:ca:0a:08:00:05".parse().unwrap(), addresses: [ip].into() }.digest(&dev)
+            Guard { hook: Hook::Bridge, interface: dev.clone(), mac: "02:ca:0a:08:00:05".parse().unwrap(), addresses: [ip].into() }.digest(&dev)
         };
         prop_assert_eq!(a == b, of(a) == of(b));
     }

@@ -213,6 +213,9 @@ fn inside(at: &At, ops: &[Op]) -> Vec<Result<(), OpError>> {
                 _ => None,
             };
             let link = link.filter(|l| l.link.grouped);
+            if ops.iter().any(lan::ends_with_interface) && crate::guard::nft::read_inside(&at.dev).is_some() {
+                crate::guard::nft::set_inside(&at.dev, None)?;
+            }
             if link.is_none() && ops.iter().all(lan::ends_with_interface) {
                 return Ok(ops.iter().map(|_| Ok(())).collect());
             }
@@ -233,6 +236,9 @@ fn inside(at: &At, ops: &[Op]) -> Vec<Result<(), OpError>> {
 fn apply_inside(connection: &mut Connection, index: u32, at: &At, op: &Op) -> Result<(), OpError> {
     let (request, flags) = match op {
         Op::Lan(op) => return lan::apply_inside(connection, index, op),
+        Op::GuardInside { at, guard } => {
+            return Ok(crate::guard::nft::set_inside(&at.dev, guard.as_ref())?);
+        }
         Op::PeerSet { mac, mtu, up, .. } => {
             let change = LinkChange { mac: *mac, mtu: *mtu, up: *up, ..LinkChange::default() };
             message::set_link(index, &change, None)

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use causeway_proto::Mac;
 use netlink_packet_route::route::{RouteMessage, RouteProtocol};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use tokio::io::unix::AsyncFd;
 
 use super::{Kernel, Stirred, Watch};
 use crate::dev::{Dev, PROTOCOL, Role};
-use crate::model::{Desired, Key, Port, Rate};
+use crate::guard::monitor::TableMonitor;
+use crate::model::{Attach, Desired, Key, Port, Rate};
 use crate::netlink::NetlinkError;
 use crate::netlink::message::{get_addresses, get_link, get_neighbours, get_routes};
 use crate::netlink::monitor::Monitor;
@@ -270,7 +273,8 @@ impl Kernel {
             }
             Err(error) => {
                 let id = crate::netns::identify(&port.netns);
-                self.watches.insert(dev.clone(), Watch { netns: port.netns.clone(), id, task: None });
+                self.watches
+                    .insert(dev.clone(), Watch { netns: port.netns.clone(), id, task: None, rules: None });
                 Inside::Unreachable(error.to_string())
             }
         };
@@ -288,17 +292,34 @@ impl Kernel {
             return Err(NetnsError::Own(port.netns.clone()));
         }
         let failed = |act, source| NetnsError::Failed { netns: port.netns.clone(), act, source };
-        let watched = self.watches.get(dev).is_some_and(|w| w.id == Some(netns.id()) && w.task.is_some());
+        let child = matches!(port.attach, Attach::Child(_));
+        let watched = self
+            .watches
+            .get(dev)
+            .is_some_and(|w| w.id == Some(netns.id()) && w.task.is_some() && (w.rules.is_some() || !child));
         let names = &self.names;
-        let (monitor, looked) = netns.run(|| {
+        let (monitors, looked) = netns.run(|| {
             // Subscribe first, then look: nothing falls between.
-            let monitor = if watched { Ok(None) } else { Monitor::of_workload().map(Some) };
-            (monitor, look(&port.interface, pair, names))
+            let subscribe = || -> io::Result<_> {
+                Ok((Monitor::of_workload()?, child.then(TableMonitor::open).transpose()?))
+            };
+            let monitors = if watched { Ok(None) } else { subscribe().map(Some) };
+            let mut looked = look(&port.interface, pair, names);
+            if let Ok(Inside::Present(peer)) = &mut looked
+                && child
+            {
+                peer.guard = crate::guard::nft::read_inside(dev);
+            }
+            (monitors, looked)
         })?;
-        if let Some(monitor) = monitor.map_err(|e| failed("subscribe", e))? {
-            let task = watch(monitor, dev.clone(), &self.stirred).map_err(|e| failed("watch", e))?;
+        if let Some((links, rules)) = monitors.map_err(|e| failed("subscribe", e))? {
+            let unwatched = |e| failed("watch", e);
+            let links = links.register().map_err(unwatched)?;
+            let rules = rules.map(TableMonitor::register).transpose().map_err(unwatched)?;
+            let task = Some(watch(links, Monitor::discard, dev.clone(), &self.stirred));
+            let rules = rules.map(|rules| watch(rules, TableMonitor::discard, dev.clone(), &self.stirred));
             let (netns, id) = (port.netns.clone(), Some(netns.id()));
-            self.watches.insert(dev.clone(), Watch { netns, id, task: Some(task) });
+            self.watches.insert(dev.clone(), Watch { netns, id, task, rules });
         }
         looked.map_err(|e| failed("read", io::Error::other(e.to_string())))
     }
@@ -309,8 +330,13 @@ pub(super) fn is_transit(raw: &RawLink) -> bool {
     raw.is_marked() && matches!(raw.name.fabric_role(), Some(crate::dev::FabricRole::Transit(_)))
 }
 
-fn watch(monitor: Monitor, dev: Dev, stirred: &Arc<Stirred>) -> io::Result<tokio::task::AbortHandle> {
-    let mut monitor = monitor.register()?;
+/// `discard` says whether anything of note had arrived.
+fn watch<M: AsRawFd + Send + Sync + 'static>(
+    mut monitor: AsyncFd<M>,
+    discard: fn(&mut M) -> io::Result<bool>,
+    dev: Dev,
+    stirred: &Arc<Stirred>,
+) -> tokio::task::AbortHandle {
     let stirred = Arc::clone(stirred);
     let task = tokio::spawn(async move {
         loop {
@@ -318,14 +344,14 @@ fn watch(monitor: Monitor, dev: Dev, stirred: &Arc<Stirred>) -> io::Result<tokio
                 Ok(mut ready) => ready.clear_ready(),
                 Err(_) => return,
             }
-            match monitor.get_mut().discard() {
+            match discard(monitor.get_mut()) {
                 Ok(true) => stirred.add(dev.clone()),
                 Ok(false) => {}
                 Err(_) => return,
             }
         }
     });
-    Ok(task.abort_handle())
+    task.abort_handle()
 }
 
 /// Inside the namespace: is the peer of our host side here, under the right name, and what has it?

@@ -231,6 +231,7 @@ impl Observed {
         }
         let seen = &mut self.lan;
         seen.links.remove(dev);
+        self.guards.forget_link(dev);
         seen.addresses.remove(dev);
         seen.routes.retain(|route| route.dev != *dev);
         seen.advertised.remove(dev);

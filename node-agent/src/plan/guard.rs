@@ -4,36 +4,40 @@ use std::collections::BTreeSet;
 
 use super::{Phase, Planner};
 use crate::dev::Dev;
-use crate::guard::Guard;
+use crate::guard::{Family, Guard, Hook};
 use crate::model::Port;
 use crate::observed::Observed;
 use crate::op::Op;
 
-/// The step that gives a port, whose frames come in at `interface`, its guard, if it has not got it: to be taken before
-/// the interface is up. An error says why the port cannot be guarded: then it must not be made, for it would be open.
-pub(crate) fn guard_step(
+/// The guard that a port shall have. An error says why it cannot be guarded: then it must not be made, for it would be
+/// open.
+pub(crate) fn guard_of(
     observed: &Observed,
     port: &Port,
-    dev: &Dev,
+    hook: Hook,
     interface: &Dev,
-) -> Result<Option<Op>, String> {
+) -> Result<Guard, String> {
     if let Some(why) = &observed.guards.unusable {
         return Err(format!("it cannot be guarded: {why}"));
     }
-    let guard = Guard::of(port, interface).map_err(|why| format!("it cannot be guarded: {why}"))?;
-    let found = observed.guards.chains.get(dev);
-    if found == Some(&guard.chain(dev)) {
-        return Ok(None);
-    }
-    let mut stale: BTreeSet<Dev> = found.map(|chain| chain.interfaces.clone()).unwrap_or_default();
-    stale.remove(interface);
-    Ok(Some(Op::GuardSet { dev: dev.clone(), guard, stale }))
+    Guard::of(port, hook, interface).map_err(|why| format!("it cannot be guarded: {why}"))
 }
 
-/// The step that takes what guard there is from a port: to be taken after the port, if that goes too.
-pub(crate) fn unguard_step(observed: &Observed, dev: &Dev) -> Option<Op> {
-    let chain = observed.guards.chains.get(dev)?;
-    Some(Op::GuardDel { dev: dev.clone(), interfaces: chain.interfaces.clone() })
+/// The step that gives a port its guard on the host, if it has not got it: to be taken before its interface is up.
+pub(crate) fn guard_step(observed: &Observed, guard: Guard, dev: &Dev) -> Option<Op> {
+    let found = observed.guards.chains.get(&(guard.hook.family(), dev.clone()));
+    if found == Some(&guard.chain(dev)) {
+        return None;
+    }
+    let mut stale: BTreeSet<Dev> = found.map(|chain| chain.interfaces.clone()).unwrap_or_default();
+    stale.remove(&guard.interface);
+    Some(Op::GuardSet { dev: dev.clone(), guard, stale })
+}
+
+/// The step that takes what guard there is in a family from a port: to be taken after the port, if that goes too.
+pub(crate) fn unguard_step(observed: &Observed, family: Family, dev: &Dev) -> Option<Op> {
+    let chain = observed.guards.chains.get(&(family, dev.clone()))?;
+    Some(Op::GuardDel { family, dev: dev.clone(), interfaces: chain.interfaces.clone() })
 }
 
 impl Planner<'_> {
@@ -43,15 +47,21 @@ impl Planner<'_> {
             self.unguard(dev);
             return Ok(());
         }
-        if let Some(op) = guard_step(self.observed, port, dev, dev)? {
+        let guard = guard_of(self.observed, port, Hook::Bridge, dev)?;
+        if let Some(op) = guard_step(self.observed, guard, dev) {
             self.push(Phase::Guards, op);
         }
+        self.unguard_in(Family::Netdev, dev);
         Ok(())
     }
 
-    /// Takes what guard there is from a port.
+    /// Takes what guards there are from a port.
     pub(super) fn unguard(&mut self, dev: &Dev) {
-        if let Some(op) = unguard_step(self.observed, dev) {
+        Family::ALL.into_iter().for_each(|family| self.unguard_in(family, dev));
+    }
+
+    fn unguard_in(&mut self, family: Family, dev: &Dev) {
+        if let Some(op) = unguard_step(self.observed, family, dev) {
             self.push(Phase::RemoveEntries, op);
         }
     }

@@ -416,7 +416,7 @@ fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
                 *t = TunnelEntry { vtep: Some("192.0.2.77".parse().unwrap()), lasting: false };
             }),
             11 => observed.guards.chains.values_mut().skip(n).for_each(|chain| chain.digest = 0),
-            12 => _ = nth(&observed.guards.chains, n).map(|d| observed.guards.chains.remove(&d)),
+            12 => _ = nth(&observed.guards.chains, n).map(|key| observed.guards.chains.remove(&key)),
             13 => observed.ports.values_mut().skip(n).for_each(|p| p.flags.locked = !p.flags.locked),
             14 => observed.rates.values_mut().skip(n).for_each(|r| *r = r.orphaned()),
             15 => observed.rates.values_mut().skip(n).for_each(|r| r.inwards = Found::Foreign),

@@ -1,6 +1,7 @@
 //! Every kind of spoof is tried, from a guarded and from an unguarded workload, and looked for at the receiver.
 
 pub(crate) mod frames;
+mod netdev;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -8,7 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, ensure};
 use causeway_proto::v1;
 
-use self::frames::{MARKER, Mac, Wire, arp, icmp6, llc, neighbour, tagged, udp4, udp6};
+use self::frames::{Ears, MARKER, Mac, Wire, arp, icmp6, llc, neighbour, tagged, udp4, udp6};
 use crate::host::{Host, PATIENCE, assert_settled, dev, network, port};
 use crate::netns::{Netns, wait_for};
 
@@ -158,7 +159,18 @@ impl Trio {
 }
 
 /// Sends each frame, then one that surely passes; says which arrived before it.
-fn arrivals(from: &Wire, to: &mut Wire, cases: &[Case]) -> Result<Vec<bool>> {
+fn arrivals(from: &Wire, to: &mut Ears, sure: &[u8], cases: &[Case]) -> Result<Vec<bool>> {
+    arrivals_beside(from, from, to, sure, cases)
+}
+
+/// What surely passes is sent by a socket of its own.
+fn arrivals_beside(
+    from: &Wire,
+    beside: &Wire,
+    to: &mut Ears,
+    sure: &[u8],
+    cases: &[Case],
+) -> Result<Vec<bool>> {
     let mut arrived = Vec::new();
     for (number, (name, frame)) in cases.iter().enumerate() {
         let marker = |what: u8| -> [u8; MARKER] {
@@ -168,7 +180,7 @@ fn arrivals(from: &Wire, to: &mut Wire, cases: &[Case]) -> Result<Vec<bool>> {
             marker
         };
         from.send(&[frame, &marker(b'?')[..]].concat()).context(*name)?;
-        from.send(&[&plain(), &marker(b'!')[..]].concat())?;
+        beside.send(&[sure, &marker(b'!')[..]].concat())?;
         arrived.push(to.sees(&marker(b'?'), &marker(b'!')).context(*name)?);
     }
     Ok(arrived)
@@ -177,15 +189,16 @@ fn arrivals(from: &Wire, to: &mut Wire, cases: &[Case]) -> Result<Vec<bool>> {
 #[tokio::test]
 async fn spoofs_are_dropped_and_legal_traffic_passes() -> Result<()> {
     let mut trio = Trio::new(true).await?;
-    let (from, mut to) = (Wire::open(&trio.workloads[0])?, Wire::open(&trio.workloads[1])?);
+    let (from, mut to) = (Wire::open(&trio.workloads[0])?, Ears::all(&trio.workloads[1], "eth0")?);
     let (spoofs, legal) = (spoofs(), legal());
-    let guarded = [arrivals(&from, &mut to, &spoofs)?, arrivals(&from, &mut to, &legal)?];
+    let guarded = [arrivals(&from, &mut to, &plain(), &spoofs)?, arrivals(&from, &mut to, &plain(), &legal)?];
     let fdb = trio.host.netns.run("bridge fdb show br cwb100")?;
     let victim = format!("02:ca:0a:08:00:07 dev {}", dev(7, 100)?);
     ensure!(fdb.contains(&victim), "the neighbour's entry moved:\n{fdb}");
 
     trio.guard(false).await?;
-    let unguarded = [arrivals(&from, &mut to, &spoofs)?, arrivals(&from, &mut to, &legal)?];
+    let unguarded =
+        [arrivals(&from, &mut to, &plain(), &spoofs)?, arrivals(&from, &mut to, &plain(), &legal)?];
 
     let mut table = format!("{:<30} {:>10} {:>10}\n", "", "guarded", "unguarded");
     let word = |arrived: bool| if arrived { "passes" } else { "dropped" };

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use super::Planner;
 use crate::dev::{Dev, Role};
-use crate::model::{Attach, Key, Port, Rate};
-use crate::op::Op;
-use crate::plan::guard::{guard_step, unguard_step};
+use crate::guard::{Family, Hook};
+use crate::model::{Attach, Child, Key, Port, Rate};
+use crate::observed::Inside;
+use crate::op::{At, Op};
+use crate::plan::guard::{guard_of, guard_step, unguard_step};
 use crate::rate::{Direction, Found, Shape};
 
 /// The link of the host that a port's frames pass.
@@ -22,35 +24,82 @@ impl Planner<'_> {
     /// Brings the guard of a port to what it shall be, or says why that cannot be: then the port must not be made, for
     /// it would be open.
     pub(super) fn guard(&mut self, port: &Port) -> Result<(), String> {
-        if !port.guarded {
-            return Ok(());
-        }
-        // The others do not pass the bridge, where the guard is; the node's checks say so.
-        if !matches!(port.attach, Attach::Bridge | Attach::Tap) {
-            return Ok(());
-        }
-        let Some(interface) = host_side(port) else { return Ok(()) };
-        if let Some(op) = guard_step(&self.now, port, &Dev::port(&port.id), &interface)? {
+        let Some((hook, interface)) = self.hook(port).filter(|_| port.guarded) else { return Ok(()) };
+        let guard = guard_of(&self.now, port, hook, &interface)?;
+        // A chain at a device needs the device: its turn is when that has been made.
+        if hook == Hook::Bridge
+            && let Some(op) = guard_step(&self.now, guard, &Dev::port(&port.id))
+        {
             self.push(op);
         }
         Ok(())
     }
 
+    /// Where the frames of a port are looked at, and at which interface.
+    fn hook(&self, port: &Port) -> Option<(Hook, Dev)> {
+        match port.attach {
+            Attach::Bridge | Attach::Tap => Some((Hook::Bridge, host_side(port)?)),
+            Attach::Routed => Some((Hook::Ingress, host_side(port)?)),
+            Attach::Child(Child::Macvlan(_)) => {
+                Some((Hook::Parent, self.wanted.nets.get(&port.vni)?.parent.clone()))
+            }
+            Attach::Child(Child::Ipvlan) => Some((Hook::Inside, port.interface.clone())),
+            Attach::VxlanBridge | Attach::BareMetal => None,
+        }
+    }
+
+    /// Guards a port at a device of the host that is there now and not up, or has nothing of the port on it yet.
+    pub(super) fn guard_device(&mut self, port: &Port) {
+        let Some((hook, interface)) = self.hook(port).filter(|_| port.guarded) else { return };
+        if !matches!(hook, Hook::Ingress | Hook::Parent) {
+            return;
+        }
+        let dev = Dev::port(&port.id);
+        // What speaks against it has been found before.
+        if let Ok(guard) = guard_of(&self.now, port, hook, &interface)
+            && let Some(op) = guard_step(&self.now, guard, &dev)
+        {
+            self.push(op);
+        }
+    }
+
+    /// Guards a macvlan or ipvlan where its frames leave the workload, by the MAC that it has.
+    pub(super) fn guard_inside(&mut self, port: &Port, at: &At) {
+        let Some(Inside::Present(peer)) = self.now.insides.get(&at.dev) else { return };
+        if !port.guarded {
+            if peer.guard.is_some() {
+                self.push(Op::GuardInside { at: at.clone(), guard: None });
+            }
+            return;
+        }
+        if let Ok(guard) = guard_of(&self.now, port, Hook::Inside, &at.interface)
+            && peer.guard.as_ref() != Some(&guard.chain(&at.dev))
+        {
+            self.push(Op::GuardInside { at: at.clone(), guard: Some(guard) });
+        }
+    }
+
     /// Guards and limits that no port wants any more.
     pub(super) fn remove_limits(&mut self) {
-        let wanted = |limited: fn(&Port) -> bool| -> BTreeSet<Dev> {
-            let ports = self.desired.ports().values().filter(|p| limited(p) && host_side(p).is_some());
-            ports.map(|p| Dev::port(&p.id)).collect()
+        let ports = || self.desired.ports().values();
+        let limited = ports().filter(|p| p.rate != Rate::default() && host_side(p).is_some());
+        let limited: BTreeSet<Dev> = limited.map(|p| Dev::port(&p.id)).collect();
+        // One whose network has no place on the host, for now, keeps what it has.
+        let family = |port: &Port| match port.attach {
+            Attach::Bridge | Attach::Tap => Some(Family::Bridge),
+            Attach::Routed | Attach::Child(Child::Macvlan(_)) => Some(Family::Netdev),
+            Attach::Child(Child::Ipvlan) | Attach::VxlanBridge | Attach::BareMetal => None,
         };
-        let guarded = wanted(|p| p.guarded && p.attach != Attach::Routed);
-        let limited = wanted(|p| p.rate != Rate::default());
+        let guarded = ports().filter(|p| p.guarded);
+        let guarded: BTreeSet<(Family, Dev)> =
+            guarded.filter_map(|p| Some((family(p)?, Dev::port(&p.id)))).collect();
         let unread = |dev: &Dev| dev.role() == Some(Role::Port) && self.desired.protects_port(dev);
-        let chains: Vec<Dev> =
-            self.now.guards.chains.keys().filter(|d| !guarded.contains(*d) && !unread(d)).cloned().collect();
+        let chains = self.now.guards.chains.keys().filter(|k| !guarded.contains(*k) && !unread(&k.1));
+        let chains: Vec<(Family, Dev)> = chains.cloned().collect();
         let rates: Vec<Dev> =
             self.now.rates.keys().filter(|d| !limited.contains(*d) && !unread(d)).cloned().collect();
-        for dev in chains {
-            if let Some(op) = unguard_step(&self.now, &dev) {
+        for (family, dev) in chains {
+            if let Some(op) = unguard_step(&self.now, family, &dev) {
                 self.push(op);
             }
         }
@@ -63,7 +112,15 @@ impl Planner<'_> {
         match host_side(port) {
             // What limits a port has its name from the port's host side, which a tap names as it likes.
             Some(dev) if dev.role() == Some(Role::Port) && self.now.lan.links.contains_key(&dev) => {
-                self.limits(port.rate, port.mtu, &dev);
+                let mut rate = port.rate;
+                // What is passed through a device of its own comes back behind the ingress hook, where the guard is.
+                if port.attach == Attach::Routed && port.guarded && rate.out_kbit > 0 {
+                    rate.out_kbit = 0;
+                    let why = "its rate from the workload cannot be limited while it is guarded: attach it by BRIDGE, or \
+                               turn its guard off";
+                    self.problems.entry(Key::Port(dev.clone())).or_insert_with(|| why.to_owned());
+                }
+                self.limits(rate, port.mtu, &dev);
             }
             // Not made: why, another problem says.
             Some(dev) if dev.role() == Some(Role::Port) => {}

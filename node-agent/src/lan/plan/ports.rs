@@ -158,6 +158,7 @@ impl Planner<'_> {
         if let Some(net) = net {
             self.bridge_port(port, &dev, net);
         }
+        self.guard_device(port);
         self.up(&key, &dev);
         if enters {
             let view = if net.is_none() { routed_view(port) } else { port.clone() };
@@ -240,13 +241,17 @@ impl Planner<'_> {
         if !self.is_present(port) {
             let (parent, mac, mtu) = (net.parent.clone(), port.mac, port.mtu);
             self.up(&key, &parent);
+            self.guard_device(port);
             self.step(&key, Step::ChildAdd { at: at.clone(), parent, child, mac, mtu });
         }
+        self.guard_device(port);
         let Some(Inside::Present(peer)) = self.now.insides.get(&at.dev) else { return };
         let (mac, alias) = (peer.mac, peer.alias.clone());
         // An ipvlan has its parent's.
         let mac = if child == Child::Ipvlan { mac } else { port.mac };
-        self.inside(&Port { mac, ..port.clone() }, &at);
+        let view = Port { mac, ..port.clone() };
+        self.guard_inside(&view, &at);
+        self.inside(&view, &at);
         if matches!(child, Child::Macvlan(_)) && matches!(net.parent.role(), Some(Role::Bridge(_))) {
             self.own_mac(port, &net.parent, mac);
         }

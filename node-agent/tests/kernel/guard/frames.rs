@@ -17,23 +17,29 @@ pub(crate) type Mac = [u8; 6];
 /// Every frame ends with its own one, behind what the headers count.
 pub(crate) const MARKER: usize = 16;
 
-/// `eth0` inside a namespace, for whole frames.
+/// An interface inside a namespace, for whole frames.
 pub(crate) struct Wire {
     socket: Socket,
 }
 
 impl Wire {
+    /// `eth0`, and frames of any type.
     pub(crate) fn open(netns: &Netns) -> Result<Self> {
+        Self::of_type(netns, "eth0", libc::ETH_P_ALL as u16)
+    }
+
+    /// Frames that the kernel is told are of a type, and those of that type alone.
+    pub(crate) fn of_type(netns: &Netns, device: &str, kind: u16) -> Result<Self> {
         let inside = causeway_agent::netns::Netns::open(&NetnsRef::Path(netns.path()))?;
         let socket = inside.run(|| -> Result<Socket> {
-            let all = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(all))?;
-            let index = nix::net::if_::if_nametoindex("eth0")?;
+            let kind = kind.to_be();
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(kind))))?;
+            let index = nix::net::if_::if_nametoindex(device)?;
             let mut storage = SockAddrStorage::zeroed();
             // SAFETY: sockaddr_ll is a sockaddr shorter than the storage, and all-zero is valid for its fields.
             let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
             link.sll_family = libc::AF_PACKET as u16;
-            link.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+            link.sll_protocol = kind;
             link.sll_ifindex = i32::try_from(index)?;
             let length = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
             // SAFETY: the first `length` bytes of the storage are the sockaddr_ll just written.
@@ -53,12 +59,15 @@ impl Wire {
     }
 
     pub(crate) fn send(&self, frame: &[u8]) -> Result<()> {
-        self.socket.send(frame).with_context(|| format!("send {} bytes", frame.len()))?;
-        Ok(())
+        match self.socket.send(frame) {
+            // What a hook at egress drops.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
+            sent => sent.map(|_| ()).with_context(|| format!("send {} bytes", frame.len())),
+        }
     }
 
     /// Reads until a frame with the marker `last` has come. True if one with `first` came before it.
-    pub(crate) fn sees(&mut self, first: &[u8; MARKER], last: &[u8; MARKER]) -> Result<bool> {
+    fn sees(&mut self, first: &[u8; MARKER], last: &[u8; MARKER]) -> Result<bool> {
         let mut seen = false;
         let mut buffer = [0; 4096];
         loop {
@@ -72,6 +81,36 @@ impl Wire {
             }
             seen |= marker == first;
         }
+    }
+}
+
+/// All that hear what arrives at an interface.
+pub(crate) struct Ears(Vec<Wire>);
+
+impl Ears {
+    /// One for all types, in front of every hook at ingress.
+    pub(crate) fn all(netns: &Netns, device: &str) -> Result<Self> {
+        Ok(Ears(vec![Wire::of_type(netns, device, libc::ETH_P_ALL as u16)?]))
+    }
+
+    /// One for each type that is tried, behind the hooks at ingress; that for IPv4 first.
+    pub(crate) fn by_type(netns: &Netns, device: &str) -> Result<Self> {
+        let kinds = [0x0800, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x88b5, libc::ETH_P_802_2 as u16];
+        Ok(Ears(kinds.iter().map(|kind| Wire::of_type(netns, device, *kind)).collect::<Result<_>>()?))
+    }
+
+    /// True if a frame with the marker `first` came before that with `last`, which is IPv4.
+    pub(crate) fn sees(&mut self, first: &[u8; MARKER], last: &[u8; MARKER]) -> Result<bool> {
+        let Some((ear, others)) = self.0.split_first_mut() else { bail!("nobody listens") };
+        let mut seen = ear.sees(first, last)?;
+        for other in others {
+            let mut buffer = [0; 4096];
+            other.socket.set_nonblocking(true)?;
+            while let Ok(length) = other.socket.read(&mut buffer) {
+                seen |= buffer[..length].ends_with(first);
+            }
+        }
+        Ok(seen)
     }
 }
 
