@@ -155,7 +155,9 @@ impl Script<'_> {
         )?;
         writeln!(ip, "link set vx{vni} master {bridge} addrgenmode none")?;
         let suppress = if is_static { "off" } else { "on" };
-        writeln!(ip, "link set vx{vni} type bridge_slave neigh_suppress {suppress} learning {port}")?;
+        let flood = if aware && self.all_tell(vni) { " flood off" } else { "" };
+        let ip = &mut self.ip;
+        writeln!(ip, "link set vx{vni} type bridge_slave neigh_suppress {suppress} learning {port}{flood}")?;
         writeln!(ip, "link set vx{vni} up")?;
         if is_static {
             for remote in self.remotes(vni) {
@@ -166,6 +168,13 @@ impl Script<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether all switches with a network tell the others every MAC they learn: then a frame to a MAC that nobody has told
+    /// of is for nobody, and need not be sent to all. Broadcasts, such as ARP requests, still are.
+    fn all_tell(&self, vni: Vni) -> bool {
+        let has = |node: &&NodePlan| node.role != Role::Host && node.access.iter().any(|a| a.vni == vni);
+        self.plan.nodes.values().filter(has).all(|node| node.mode == Some(Mode::TorEvpn))
     }
 
     /// VTEPs that may have a network: switches with it, and every host that is one.

@@ -13,11 +13,11 @@ link set eth3 up
 link set br0 up
 link add vx10020 address 02:01:02:00:27:24 mtu 1450 type vxlan id 10020 local 10.255.0.3 dstport 4789 nolearning
 link set vx10020 master br0 addrgenmode none
-link set vx10020 type bridge_slave neigh_suppress on learning off
+link set vx10020 type bridge_slave neigh_suppress on learning off flood off
 link set vx10020 up
 link add vx10066 address 02:01:02:00:27:52 mtu 1450 type vxlan id 10066 local 10.255.0.3 dstport 4789 nolearning
 link set vx10066 master br0 addrgenmode none
-link set vx10066 type bridge_slave neigh_suppress on learning off
+link set vx10066 type bridge_slave neigh_suppress on learning off flood off
 link set vx10066 up
 link add link br0 name vlan20 address 00:00:5e:00:01:01 mtu 1450 type vlan id 20
 link set vlan20 addrgenmode none

@@ -11,11 +11,11 @@ link set eth3 up
 link set br0 up
 link add vx10010 address 02:01:02:00:27:1a mtu 1450 type vxlan id 10010 local 10.255.0.3 dstport 4789 nolearning
 link set vx10010 master br0 addrgenmode none
-link set vx10010 type bridge_slave neigh_suppress on learning off
+link set vx10010 type bridge_slave neigh_suppress on learning off flood off
 link set vx10010 up
 link add vx10020 address 02:01:02:00:27:24 mtu 1450 type vxlan id 10020 local 10.255.0.3 dstport 4789 nolearning
 link set vx10020 master br0 addrgenmode none
-link set vx10020 type bridge_slave neigh_suppress on learning off
+link set vx10020 type bridge_slave neigh_suppress on learning off flood off
 link set vx10020 up
 link add link br0 name vlan10 address 00:00:5e:00:01:01 mtu 1450 type vlan id 10
 link set vlan10 addrgenmode none

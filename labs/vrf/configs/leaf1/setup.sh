@@ -19,15 +19,15 @@ link set eth4 up
 link set br0 up
 link add vx11010 address 02:01:01:00:2b:02 mtu 1450 type vxlan id 11010 local 10.255.0.2 dstport 4789 nolearning
 link set vx11010 master br0 addrgenmode none
-link set vx11010 type bridge_slave neigh_suppress on learning off
+link set vx11010 type bridge_slave neigh_suppress on learning off flood off
 link set vx11010 up
 link add vx11011 address 02:01:01:00:2b:03 mtu 1450 type vxlan id 11011 local 10.255.0.2 dstport 4789 nolearning
 link set vx11011 master br0 addrgenmode none
-link set vx11011 type bridge_slave neigh_suppress on learning off
+link set vx11011 type bridge_slave neigh_suppress on learning off flood off
 link set vx11011 up
 link add vx12010 address 02:01:01:00:2e:ea mtu 1450 type vxlan id 12010 local 10.255.0.2 dstport 4789 nolearning
 link set vx12010 master br0 addrgenmode none
-link set vx12010 type bridge_slave neigh_suppress on learning off
+link set vx12010 type bridge_slave neigh_suppress on learning off flood off
 link set vx12010 up
 link add link br0 name vlan10 address 00:00:5e:00:01:01 mtu 1450 type vlan id 10
 link set vlan10 addrgenmode none
