@@ -6,7 +6,7 @@
 //!                                         └── overlay: loops, single points of failure
 //! ```
 //!
-//! Everything but [`file`] is pure. A finding has a rule ([`RULES`]), a place, what is wrong and what to do.
+//! Everything but [`file()`] is pure. A finding has a rule ([`RULES`]), a place, what is wrong and what to do.
 
 mod addresses;
 mod autonomous;

@@ -322,7 +322,7 @@ impl Planner<'_> {
             vlan: None,
             parent: trunk.clone(),
             shim: false,
-            moves: false,
+            moves: None,
         };
         self.wire(&Key::Lan, &trunk, &net);
         self.vlan(&Key::Lan, &uplink, UNTAGGED, true, false);

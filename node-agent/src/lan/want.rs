@@ -34,10 +34,10 @@ pub(crate) struct Net {
     pub(crate) vlan: Option<Vlan>,
     /// What macvlans and ipvlans hang on.
     pub(crate) parent: Dev,
-    /// The host reaches its macvlans through a macvlan of its own.
+    /// The host reaches its macvlans through a macvlan of its own, if the parent has addresses of the host.
     pub(crate) shim: bool,
-    /// The host's own addresses must go to the bridge first.
-    pub(crate) moves: bool,
+    /// The bridge to which the host's own addresses must go first.
+    pub(crate) moves: Option<Dev>,
 }
 
 /// All that a host needs.
@@ -177,9 +177,8 @@ impl<'a> Wanting<'a> {
         self.taken.insert(net.id, group.vni);
         self.refuse_children(&mut group, &net);
         let bridge_mode = Attach::Child(Child::Macvlan(MacvlanMode::Bridge));
-        let shim = group.children.iter().any(|p| p.attach == bridge_mode)
-            && self.seen.host_addresses(&net.parent).next().is_some();
-        let moves = net.moves;
+        let shim = group.children.iter().any(|p| p.attach == bridge_mode);
+        let moves = net.moves.is_some();
         self.out.nets.insert(group.vni, Net { shim, ..net });
         if moves && let Some(Trial::Failed { why, .. }) = self.failed(&uplink) {
             let why = why.clone();
@@ -217,10 +216,11 @@ impl<'a> Wanting<'a> {
             Some(bridge) if !trunk => bridge.clone(),
             _ => lower,
         };
-        let takes_uplink = bridge.is_some() && wire == *uplink;
+        // What hangs on the trunk needs the uplink in it as much as what is a port of it.
+        let taker = bridge.clone().or(above.then(Dev::trunk)).filter(|_| wire == *uplink);
         let master = self.seen.links.get(uplink).and_then(|l| l.link.master.as_ref());
         let addresses = self.seen.host_addresses(uplink).next().is_some();
-        let moves = takes_uplink && addresses && master != bridge.as_ref();
+        let moves = taker.filter(|taker| addresses && master != Some(taker));
         Net { mtu: group.network.mtu, id, bridge, wire, vlan, parent, shim: false, moves }
     }
 
@@ -271,7 +271,7 @@ impl<'a> Wanting<'a> {
     }
 
     fn address_obstacle(&self, net: &Net, uplink: &Dev) -> Option<String> {
-        let bridge = net.bridge.as_ref().filter(|_| net.moves)?;
+        let bridge = net.moves.as_ref()?;
         let (first, _) = self.seen.host_addresses(uplink).next()?;
         if !self.lan.move_addresses {
             return Some(format!(

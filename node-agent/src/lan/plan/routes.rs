@@ -30,6 +30,13 @@ impl Planner<'_> {
     pub(super) fn shim(&mut self, vni: Vni, net: &Net) {
         let Some(network) = self.desired.networks().get(&vni).filter(|_| net.shim) else { return };
         let (key, dev, mac) = (Key::Network(vni), Dev::shim(vni), shim_mac(network.bridge_mac));
+        // Looked at only now: the host's addresses may just have moved to the parent, or away from it.
+        if self.now.lan.host_addresses(&net.parent).next().is_none() {
+            if self.now.lan.links.contains_key(&dev) {
+                self.step(&key, Step::LinkDel { dev });
+            }
+            return;
+        }
         if !self.now.lan.links.contains_key(&dev) {
             let parent = net.parent.clone();
             self.step(&key, Step::ShimAdd { dev: dev.clone(), parent, mac, mtu: net.mtu });
