@@ -15,7 +15,8 @@ async fn a_new_fabric_comes_up_and_carries_frames() -> Result<()> {
     let file = folder.path().join("fabric.clab.yml");
     let (causeway, to) = (program("causeway")?, file.to_string_lossy().into_owned());
     let shape = ["--spines", "2", "--leaves", "2", "--hosts", "2", "--mode", "host-vtep", "--to", &to];
-    let new = [&[&*causeway.to_string_lossy(), "topology", "new"], &shape[..]].concat();
+    let causeway = causeway.to_string_lossy();
+    let new = [&[&*causeway, "topology", "new"], &shape[..]].concat();
     run_within(&new, SOON).await?;
     // An absolute path stands for itself.
     let lab = Lab::up(&to, Switches::Frr8).await?;
