@@ -12,7 +12,7 @@ log=$target/test.log
 # What the harness appends a line to for every peer it starts.
 export CAUSEWAY_TEST_PEERS=$target/peers-met.txt
 # Longest time for everything, in minutes; a hanging test must not hang CI.
-limit=${CAUSEWAY_TEST_MINUTES:-25}
+limit=${CAUSEWAY_TEST_MINUTES:-55}
 
 if ((EUID != 0)); then
   command -v sudo >/dev/null || { echo "test: run as root or install sudo: tests make network namespaces" >&2; exit 1; }
