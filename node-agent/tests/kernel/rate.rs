@@ -105,18 +105,25 @@ impl Pair {
     }
 }
 
-/// At least nine tenths of the limit, and no more than it, but for what a busy machine's clock adds.
-fn ensure_near(what: &str, kbit: u64, limit: u64) -> Result<()> {
-    println!("{what}: {kbit} of {limit} kbit/s, {} %", kbit * 100 / limit);
-    ensure!(kbit * 10 >= limit * 9, "{what}: {kbit} of {limit} kbit/s is too slow");
-    ensure!(kbit * 100 <= limit * 108, "{what}: {kbit} kbit/s exceeds {limit}");
-    Ok(())
-}
+/// Spans that are measured before a flow counts as slow: a machine busy with other things starves the sender, not the
+/// limit, and some span of several shows that.
+const SPANS: usize = 10;
 
-/// Half a second at this rate passes first: what was in a bucket or a queue.
+/// Never more than the limit, but for what a busy machine's clock adds, and at least nine tenths of it in some span. Half
+/// a second at this rate passes first: what was in a bucket or a queue.
 async fn ensure_limited(what: &str, stream: &Stream, limit: u64) -> Result<()> {
     stream.kbit(limit * 125 / 2).await?;
-    ensure_near(what, stream.kbit(limit * 125 * 2).await?, limit)
+    let mut best = 0;
+    for _ in 0..SPANS {
+        let kbit = stream.kbit(limit * 125).await?;
+        println!("{what}: {kbit} of {limit} kbit/s, {} %", kbit * 100 / limit);
+        ensure!(kbit * 100 <= limit * 108, "{what}: {kbit} kbit/s exceeds {limit}");
+        best = best.max(kbit);
+        if best * 10 >= limit * 9 {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{what}: {best} of {limit} kbit/s at best is too slow")
 }
 
 async fn is_limited_live(from: usize, set: fn(u64) -> (u64, u64)) -> Result<()> {
@@ -134,8 +141,14 @@ async fn is_limited_live(from: usize, set: fn(u64) -> (u64, u64)) -> Result<()> 
     ensure_limited("lowered under load", &stream, 10_000).await?;
     pair.limit(0, 0).await?;
     stream.kbit(20_000_000).await?;
-    let free = stream.kbit(60_000_000).await?;
-    println!("lifted: {free} kbit/s");
+    let mut free = 0;
+    for _ in 0..SPANS {
+        free = free.max(stream.kbit(20_000_000).await?);
+        println!("lifted: {free} kbit/s");
+        if free > 120_000 {
+            break;
+        }
+    }
     ensure!(free > 120_000, "still limited: {free} kbit/s");
     let links = pair.host.netns.run("ip -o link")?;
     ensure!(!links.contains("cwi"), "{links}");
