@@ -217,8 +217,10 @@ impl Script<'_> {
         }
         writeln!(self.ip, "link set {device} up")?;
         for address in &network.gateways {
-            let nodad = if address.is_ipv4() { "" } else { " nodad" };
-            writeln!(self.ip, "address add {address} dev {device}{nodad}")?;
+            // The kernel gives the IPv6 subnet of an address metric 256, zebra gives routes of BGP 20: a type 5 route of another
+            // leaf with the same anycast gateway would win, and each would send the other what is for its own link.
+            let more = if address.is_ipv4() { "" } else { " metric 1 nodad" };
+            writeln!(self.ip, "address add {address} dev {device}{more}")?;
         }
         // For a packet that is not its own the kernel solicits neighbours from a link-local address, or not at all.
         if network.gateways.iter().any(|g| g.is_ipv6()) {

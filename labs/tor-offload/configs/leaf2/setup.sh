@@ -22,14 +22,14 @@ link set vlan10 addrgenmode none
 link set vlan10 master red
 link set vlan10 up
 address add 10.10.0.1/24 dev vlan10
-address add fd00:10::1/64 dev vlan10 nodad
+address add fd00:10::1/64 dev vlan10 metric 1 nodad
 address add fe80::200:5eff:fe00:101/64 dev vlan10 nodad
 link add link br0 name vlan20 address 00:00:5e:00:01:01 mtu 1450 type vlan id 20
 link set vlan20 addrgenmode none
 link set vlan20 master red
 link set vlan20 up
 address add 10.20.0.1/24 dev vlan20
-address add fd00:20::1/64 dev vlan20 nodad
+address add fd00:20::1/64 dev vlan20 metric 1 nodad
 address add fe80::200:5eff:fe00:101/64 dev vlan20 nodad
 link add br4001 address 02:02:0a:ff:00:04 mtu 1450 type bridge stp_state 0
 link set br4001 master red addrgenmode none

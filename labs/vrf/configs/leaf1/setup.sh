@@ -34,21 +34,21 @@ link set vlan10 addrgenmode none
 link set vlan10 master red
 link set vlan10 up
 address add 10.10.0.1/24 dev vlan10
-address add fd00:a::1/64 dev vlan10 nodad
+address add fd00:a::1/64 dev vlan10 metric 1 nodad
 address add fe80::200:5eff:fe00:101/64 dev vlan10 nodad
 link add link br0 name vlan11 address 00:00:5e:00:01:01 mtu 1450 type vlan id 11
 link set vlan11 addrgenmode none
 link set vlan11 master red
 link set vlan11 up
 address add 10.11.0.1/24 dev vlan11
-address add fd00:b::1/64 dev vlan11 nodad
+address add fd00:b::1/64 dev vlan11 metric 1 nodad
 address add fe80::200:5eff:fe00:101/64 dev vlan11 nodad
 link add link br0 name vlan110 address 00:00:5e:00:01:01 mtu 1450 type vlan id 110
 link set vlan110 addrgenmode none
 link set vlan110 master blue
 link set vlan110 up
 address add 10.10.0.1/24 dev vlan110
-address add fd00:a::1/64 dev vlan110 nodad
+address add fd00:a::1/64 dev vlan110 metric 1 nodad
 address add fe80::200:5eff:fe00:101/64 dev vlan110 nodad
 link add br4002 address 02:02:0a:ff:00:02 mtu 1450 type bridge stp_state 0
 link set br4002 master blue addrgenmode none
