@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test bench bench-failover bench-datapath lint fuzz images test-containerlab clean
+.PHONY: help setup build demo test test-fabric bench bench-failover bench-datapath lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,10 @@ test: setup ## every test, as root where needed, against real FRR, GoBGP and etc
 bench: setup ## figures, each beside its yardstick (release build, takes a while)
 	@scripts/peers.sh
 	@scripts/bench.sh
+
+test-fabric: build ## the lab tor-offload end to end on both FRRs, in a guest where the kernel lacks VLANs (minutes; not in CI yet)
+	@scripts/peers.sh
+	cargo test --locked -p causeway-tests --test tor_offload -- --test-threads 1
 
 bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
 	@scripts/peers.sh

@@ -126,6 +126,12 @@ impl Lab {
         self.exec(node, &["sh", "-c", line]).await
     }
 
+    /// [`Lab::shell`] of what may take longer, such as many commands in a slow guest.
+    pub async fn script(&self, node: &str, lines: &str, limit: Duration) -> Result<String> {
+        let words = self.words("exec", &["--node", node, "--", "sh", "-c", lines])?;
+        run_within(&refs(&words), limit).await
+    }
+
     /// `causeway apply` of the lab's resources on a controller's node.
     pub async fn apply(&self, controller: &str) -> Result<()> {
         crate::wait_for("the controller takes the lab's resources", Duration::from_secs(20), async || {
