@@ -159,14 +159,16 @@ fn a_terminal_is_passed_through_and_ctrl_c_reaches_the_program_only() -> Result<
     // One process: a shell whose child dies of the same signal may end by it. Its words are not those of the command
     // line, which the screen shows too.
     let program = r#"$| = 1; $SIG{INT} = sub { print qq(cau), qq(ght\n); exit 9 }; print qq(rea), qq(dy\n); sleep 60 while 1"#;
+    // "script" starts the line in the user's shell, in the foreground too: it must not be there to die of the interrupt.
     let line = format!(
-        "{PROGRAM} exec --name {} --node a -- sh -c 'tty; exec perl -e \"$0\"' '{program}'",
+        "exec {PROGRAM} exec --name {} --node a -- sh -c 'tty; exec perl -e \"$0\"' '{program}'",
         case.name
     );
     let log = case.dir.path().join("screen");
     let mut script = Command::new("script")
         .args(["--quiet", "--flush", "--return", "--command", &line])
         .arg(&log)
+        .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()?;
