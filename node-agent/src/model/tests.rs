@@ -1,5 +1,7 @@
-use super::*;
+use causeway_proto::v1;
 use proptest::prelude::*;
+
+use super::*;
 
 pub(crate) fn port(id: &str, vni: u32, mac: &str) -> v1::NodePort {
     v1::NodePort {
