@@ -4,16 +4,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use causeway_proto::{Mac, Vni};
+use causeway_proto::Vni;
 
-use crate::dev::{Dev, PROTOCOL, network_alias, port_alias};
+use crate::dev::{Dev, network_alias};
 use crate::fabric::diff::Around;
-use crate::model::{Desired, Key, Network, Place, Port};
-use crate::observed::{FdbKind, FdbPort, HostSide, Inside, Link, Observed, Peer, PortFlags, Vxlan};
-use crate::op::{At, FlagChange, Half, LinkChange, Op};
+use crate::model::{Desired, Key, Network};
+use crate::observed::{Link, Observed, PortFlags, Vxlan};
+use crate::op::{FlagChange, LinkChange, Op};
 
+mod entries;
 pub(crate) mod guard;
+mod port;
 mod rate;
+
+pub(crate) use port::inside_steps;
 
 /// UDP port of VXLAN (RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;
@@ -290,182 +294,6 @@ impl Planner<'_> {
         }
     }
 
-    fn port(&mut self, dev: &Dev) {
-        let host = self.observed.ports.get(dev);
-        let Some(port) = self.desired.port_at(dev) else {
-            if !self.desired.protects_port(dev) {
-                if host.is_some() {
-                    self.remove(dev);
-                }
-                self.unguard(dev);
-                self.unlimit(dev);
-            }
-            return;
-        };
-        if let Some(problem) = self.port_obstacle(port, dev) {
-            self.problems.insert(Key::Port(dev.clone()), problem);
-            return;
-        }
-        if let Err(problem) = self.guard(port, dev) {
-            self.problems.insert(Key::Port(dev.clone()), problem);
-            return;
-        }
-        let at = At { dev: dev.clone(), netns: port.netns.clone(), interface: port.interface.clone() };
-        let foreign =
-            || format!("interface {} exists in netns {} and is not Causeway's", port.interface, port.netns);
-        let unknown = Inside::Unreachable(format!("netns {} was not looked into", port.netns));
-        match (host, self.observed.insides.get(dev).unwrap_or(&unknown)) {
-            (_, Inside::Foreign) => {
-                self.problems.insert(Key::Port(dev.clone()), foreign());
-            }
-            (None, Inside::Unreachable(why)) => {
-                self.problems.insert(Key::Port(dev.clone()), why.clone());
-            }
-            (Some(host), Inside::Unreachable(why)) => {
-                self.problems.insert(Key::Port(dev.clone()), why.clone());
-                self.host_side(port, dev, host);
-            }
-            (Some(host), Inside::Present(peer)) => {
-                self.host_side(port, dev, host);
-                self.inside(port, &at, peer);
-                self.announce(port, at, host);
-            }
-            (host, _) => {
-                // The pair leads elsewhere: the workload moved to another namespace, or lost its interface.
-                if host.is_some() {
-                    self.remove(dev);
-                }
-                self.new_port(port, at);
-            }
-        }
-    }
-
-    fn port_obstacle(&self, port: &Port, dev: &Dev) -> Option<String> {
-        if let Some((what, owner)) = self.desired.conflict(port) {
-            return Some(format!("its {what} belongs to port {owner} on this node"));
-        }
-        if !self.desired.networks().contains_key(&port.vni) {
-            return Some(format!("its network (VNI {}) is not on this node", port.vni));
-        }
-        if self.observed.foreign.contains(dev) {
-            return Some(format!("interface {dev} exists and is not Causeway's; rename or delete it"));
-        }
-        self.obstacle(port.vni)
-    }
-
-    fn new_port(&mut self, port: &Port, at: At) {
-        let op = Op::PortAdd { at: at.clone(), vni: port.vni, mac: port.mac, mtu: port.mtu };
-        let mut made = Observed::default();
-        made.apply(&op);
-        self.push(Phase::Ports, op);
-        self.new_ports.insert(at.dev.clone());
-        let (Some(host), Some(Inside::Present(peer))) = (made.ports.get(&at.dev), made.insides.get(&at.dev))
-        else {
-            return;
-        };
-        self.host_side(port, &at.dev, host);
-        self.inside(port, &at, peer);
-        self.announce(port, at, host);
-    }
-
-    fn host_side(&mut self, port: &Port, dev: &Dev, host: &HostSide) {
-        let bridge = Dev::bridge(port.vni);
-        let made = self.new_ports.contains(dev);
-        let lost = self.new_bridges.contains(&port.vni) && !made;
-        let enslave = lost || host.link.master.as_ref() != Some(&bridge);
-        self.set(Phase::Ports, dev, link_change(&host.link, port.mtu, enslave.then_some(bridge)));
-        let want = FlagChange {
-            learning: false,
-            neigh_suppress: false,
-            forward_gratuitous: None,
-            locked: Some(port.guarded),
-        };
-        self.flags(Phase::Ports, dev, Some(host.flags).filter(|_| !enslave), want);
-        self.rates(port, dev);
-        self.up(Phase::Ports, dev, &host.link);
-    }
-
-    fn inside(&mut self, port: &Port, at: &At, peer: &Peer) {
-        for op in inside_steps(port, at, peer) {
-            self.push(Phase::Inside, op);
-        }
-    }
-
-    /// The alias with the generation is written last: it says that this generation has been announced.
-    fn announce(&mut self, port: &Port, at: At, host: &HostSide) {
-        let alias = port_alias(&port.id, port.generation);
-        if host.link.alias == alias {
-            return;
-        }
-        let dev = at.dev.clone();
-        let addresses: BTreeSet<IpAddr> = port.addresses.iter().map(|a| a.ip).collect();
-        if !addresses.is_empty() {
-            self.push(Phase::Announce, Op::Announce { at, mac: port.mac, addresses });
-        }
-        self.set(Phase::Announce, &dev, LinkChange { alias: Some(alias), ..LinkChange::default() });
-    }
-
-    fn mac(&mut self, vni: Vni, mac: Mac) {
-        if self.desired.protects_network(vni) && !self.desired.networks().contains_key(&vni) {
-            return;
-        }
-        let place = self.desired.place(vni, mac).filter(|_| self.obstacle(vni).is_none());
-        let entry = self.observed.fdb.get(&(vni, mac)).filter(|e| match &e.port {
-            FdbPort::Vxlan => !self.new_tunnels.contains(&vni) && !self.new_bridges.contains(&vni),
-            FdbPort::Port(dev) => !self.new_ports.contains(dev) && !self.new_bridges.contains(&vni),
-            FdbPort::Other => !self.new_bridges.contains(&vni),
-        });
-        let tunnel = self.observed.tunnels.get(&(vni, mac)).filter(|_| !self.new_tunnels.contains(&vni));
-        let gone = !self.desired.networks().contains_key(&vni);
-        let del = |half, dev: &Dev| Op::FdbDel { vni, mac, half, dev: dev.clone() };
-        let vxlan = Dev::vxlan(vni);
-        let is_remote = matches!(place, Some(Place::Remote(_)));
-        // With the network its entries go.
-        if tunnel.is_some() && !is_remote && !gone {
-            self.push(Phase::RemoveEntries, del(Half::Tunnel, &vxlan));
-        }
-        let port_of = |e: &crate::observed::FdbEntry| match &e.port {
-            FdbPort::Vxlan => Some(vxlan.clone()),
-            FdbPort::Port(dev) => Some(dev.clone()),
-            FdbPort::Other => None,
-        };
-        let Some(place) = place else {
-            if let Some(entry) = entry.filter(|e| e.kind != FdbKind::Local && !gone)
-                && let Some(dev) = port_of(entry).filter(|dev| self.stays(dev))
-            {
-                self.push(Phase::RemoveEntries, del(Half::Bridge, &dev));
-            }
-            return;
-        };
-        let right = match &place {
-            Place::Remote(vtep) => {
-                let half = tunnel.is_some_and(|t| t.vtep == Some(*vtep) && t.lasting);
-                let kinds = [FdbKind::Static, FdbKind::Extern];
-                half && entry
-                    .is_some_and(|e| e.port == FdbPort::Vxlan && kinds.contains(&e.kind) && !e.sticky)
-            }
-            Place::Local(dev) => {
-                if !self.new_ports.contains(dev) && !self.observed.ports.contains_key(dev) {
-                    return;
-                }
-                entry.is_some_and(|e| {
-                    e.port == FdbPort::Port(dev.clone()) && e.kind == FdbKind::Static && e.sticky
-                })
-            }
-        };
-        if right {
-            return;
-        }
-        // A replaced entry keeps its old flags (sticky, local): it must go first.
-        if let Some(entry) = entry {
-            let clean = !entry.sticky && entry.kind == FdbKind::Extern && is_remote;
-            if let Some(dev) = port_of(entry).filter(|dev| !clean && self.stays(dev)) {
-                self.push(Phase::Entries, del(Half::Bridge, &dev));
-            }
-        }
-        self.push(Phase::Entries, Op::FdbSet { vni, mac, place });
-    }
-
     /// False for a link that this plan deletes: its entries go with it.
     fn stays(&self, dev: &Dev) -> bool {
         !self.removed.contains(dev)
@@ -474,37 +302,6 @@ impl Planner<'_> {
     fn remove(&mut self, dev: &Dev) {
         self.removed.insert(dev.clone());
         self.push(Phase::RemoveLinks, Op::LinkDel { dev: dev.clone() });
-    }
-
-    fn flood(&mut self, vni: Vni, vtep: IpAddr) {
-        let want = self.desired.floods_to(vni, vtep) && self.obstacle(vni).is_none();
-        let have = self.observed.floods.contains(&(vni, vtep)) && !self.new_tunnels.contains(&vni);
-        if want && !have {
-            self.push(Phase::Entries, Op::FloodAdd { vni, vtep });
-        } else if have && !want && self.desired.networks().contains_key(&vni) {
-            self.push(Phase::RemoveEntries, Op::FloodDel { vni, vtep });
-        }
-    }
-
-    fn neighbour(&mut self, vni: Vni, ip: IpAddr) {
-        let have = self.observed.neighbours.get(&(vni, ip)).filter(|_| !self.new_bridges.contains(&vni));
-        let want = self.desired.neighbour(vni, ip).filter(|_| self.obstacle(vni).is_none());
-        match (want, have) {
-            (Some(_), Some(n)) if n.protocol != 0 && n.protocol != PROTOCOL => {
-                let protocol = n.protocol;
-                let problem = format!(
-                    "neighbour {ip} on {} was set by protocol {protocol}, not by Causeway; stop what sets it",
-                    Dev::bridge(vni)
-                );
-                self.problems.insert(Key::Neigh(vni, ip), problem);
-            }
-            (Some(mac), Some(n)) if n.mac == Some(mac) && n.lasting && n.protocol == PROTOCOL => {}
-            (Some(mac), _) => self.push(Phase::Entries, Op::NeighSet { vni, ip, mac }),
-            (None, Some(n)) if n.protocol == PROTOCOL && self.desired.networks().contains_key(&vni) => {
-                self.push(Phase::RemoveEntries, Op::NeighDel { vni, ip });
-            }
-            (None, _) => {}
-        }
     }
 }
 
@@ -517,38 +314,6 @@ pub(crate) fn link_change(link: &Link, mtu: u32, master: Option<Dev>) -> LinkCha
         master,
         ..LinkChange::default()
     }
-}
-
-/// What the workload's interface lacks.
-pub(crate) fn inside_steps(port: &Port, at: &At, peer: &Peer) -> Vec<Op> {
-    let mut ops = Vec::new();
-    let mac = (peer.mac != port.mac).then_some(port.mac);
-    let mtu = (peer.mtu != port.mtu).then_some(port.mtu);
-    if !peer.loopback_up {
-        ops.push(Op::LoopbackUp { at: at.clone() });
-    }
-    if peer.accept_ra {
-        ops.push(Op::PeerAcceptRaOff { at: at.clone() });
-    }
-    if mac.is_some() || mtu.is_some() {
-        ops.push(Op::PeerSet { at: at.clone(), mac, mtu, up: false });
-    }
-    for (&address, _) in peer.addresses.iter().filter(|(a, ours)| **ours && !port.addresses.contains(a)) {
-        ops.push(Op::AddrDel { at: at.clone(), address });
-    }
-    for &address in port.addresses.iter().filter(|a| !peer.addresses.contains_key(a)) {
-        ops.push(Op::AddrAdd { at: at.clone(), address });
-    }
-    if !peer.up {
-        ops.push(Op::PeerSet { at: at.clone(), mac: None, mtu: None, up: true });
-    }
-    for (&gateway, _) in peer.gateways.iter().filter(|(g, ours)| **ours && !port.gateways.contains(g)) {
-        ops.push(Op::GatewayDel { at: at.clone(), gateway });
-    }
-    for &gateway in port.gateways.iter().filter(|g| !peer.gateways.contains_key(g)) {
-        ops.push(Op::GatewayAdd { at: at.clone(), gateway });
-    }
-    ops
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
-use causeway_proto::v1;
+use causeway_proto::{Mac, v1};
 use proptest::prelude::*;
 
 use super::*;
-use crate::observed::{FdbEntry, Neighbour, TunnelEntry};
+use crate::model::Place;
+use crate::observed::{FdbEntry, FdbKind, FdbPort, Inside, Neighbour, TunnelEntry};
+use crate::op::Half;
 use crate::rate::Found;
 
 fn state() -> v1::NodeState {
