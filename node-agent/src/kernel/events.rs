@@ -186,6 +186,7 @@ impl Kernel {
             }
             RouteNetlinkMessage::NewNeighbour(message) => {
                 let key = match parse::fdb(&message) {
+                    Some(raw) if raw.is_echo() => None,
                     Some(raw) => self.take_fdb(&raw, observed),
                     None => parse::neighbour(&message)
                         .and_then(|(index, ip, found)| self.take_neighbour(index, ip, found, observed)),

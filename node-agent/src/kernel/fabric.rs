@@ -425,7 +425,7 @@ impl Kernel {
             RouteNetlinkMessage::DelRoute(message) => {
                 self.fabric.stirred |= wire::read_route(message).is_some();
             }
-            RouteNetlinkMessage::NewNeighbour(message) => {
+            RouteNetlinkMessage::NewNeighbour(message) if !wire::is_echo(message) => {
                 heard.keys.extend(self.take_fabric_entry(message, seen).map(Key::Fabric));
             }
             RouteNetlinkMessage::DelNeighbour(message) => {

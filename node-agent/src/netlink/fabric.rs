@@ -402,6 +402,11 @@ pub(crate) fn entry(message: &NeighbourMessage) -> Option<(RawFdb, Option<VlanId
     parse::fdb(&plain).map(|raw| (raw, vlan))
 }
 
+/// See [`RawFdb::is_echo`].
+pub(crate) fn is_echo(message: &NeighbourMessage) -> bool {
+    entry(message).is_some_and(|(raw, _)| raw.is_echo())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -201,6 +201,15 @@ pub(crate) struct RawFdb {
     pub(crate) vtep: Option<IpAddr>,
 }
 
+impl RawFdb {
+    /// True for what kernels before 6.13 send besides, after each write to a device's own FDB: the entry without where
+    /// it leads. The driver tells the whole, and only of what has changed. To take the one for the other means to
+    /// write again, and to be told again, for ever.
+    pub(crate) fn is_echo(&self) -> bool {
+        self.own && self.vtep.is_none()
+    }
+}
+
 /// `None` if it is not an FDB entry, or one of a VLAN, which our bridges do not have.
 pub(crate) fn fdb(message: &NeighbourMessage) -> Option<RawFdb> {
     if message.header.family != AddressFamily::Bridge {
