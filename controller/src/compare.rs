@@ -10,7 +10,7 @@
 //! | elsewhere | the best claim leads to another VTEP: a higher sequence, or a sticky one |
 //! | duplicate | two VTEPs claim it with the same sequence: the lower next hop wins, which need not be right |
 //! | stale | another VTEP claims it and loses; or claims it though it is bound nowhere; or the only claim is one kept over the peer's restart |
-//! | foreign | a MAC of no port, or an address that the port does not have, in a network of ours |
+//! | foreign | a MAC of no port, or an address that the port does not have, in a network of ours; not the link-local ones of a port's MAC |
 //!
 //! **When a claim is expected.** A peer never sends our own routes back (they would be dropped as loops), so that what
 //! it says of a port comes from somebody else. Behind a switch that speaks EVPN that is the switch: if it claims
@@ -281,7 +281,9 @@ impl<'a> View<'a> {
             let with = claims(said, |route| address(route) == Some(*own));
             put(Some(*own), self.judge(peer, port, &place, Some(*own), &with, &of_mac));
         }
-        for other in addresses.into_iter().flatten().filter(|address| !port.addresses.contains(address)) {
+        // Every machine with IPv6 makes itself link-local addresses: on its link alone, and of its own.
+        let others = addresses.into_iter().flatten().filter(|address| !is_link_local(*address));
+        for other in others.filter(|address| !port.addresses.contains(address)) {
             let with = claims(said, |route| address(route) == Some(other));
             let text = words::foreign_address(&self.names, self.snapshot, port, other, &with);
             let mut finding = finding(Some(port), Presence::Foreign, &with, text);
@@ -336,11 +338,14 @@ impl<'a> View<'a> {
             let place = place(self.snapshot, &owner.value.key);
             return place.is_some_and(|place| place.hidden && place.accepted.contains(&claim.vtep));
         }
+        if address.is_some_and(|address| !is_link_local(address)) {
+            return false;
+        }
         let hiding = self.hiding.get_or_init(|| {
             let bound = self.snapshot.by_node.iter().filter_map(|(_, key)| bound(self.snapshot, key));
             bound.filter(|b| !b.has_own_mac()).map(|b| (&b.port.key.network, b.place.vtep)).collect()
         });
-        address.is_none() && hiding.contains(&(network, claim.vtep))
+        hiding.contains(&(network, claim.vtep))
     }
 
     /// A MAC of nobody. `None`: it is a gateway's or a switch's own.
@@ -404,9 +409,19 @@ fn place(snapshot: &Snapshot, key: &PortKey) -> Option<Place> {
     Some(Place { vtep, accepted, speaks, hidden, sequence: sequence(bound.binding.generation) })
 }
 
+/// True if a port is bound behind this VTEP: it may be named for its MAC.
+pub(crate) fn is_intended(snapshot: &Snapshot, key: &PortKey, vtep: IpAddr) -> bool {
+    place(snapshot, key).is_some_and(|place| place.accepted.contains(&vtep))
+}
+
 /// True for a distinguisher as controllers make them: type 1 with the network's number.
 pub(crate) fn is_numbered(rd: RouteDistinguisher, number: u16) -> bool {
     rd.0[..2] == [0, 1] && rd.0[6..] == number.to_be_bytes()
+}
+
+/// An address that a machine gives itself on a link and that means nothing beyond (RFC 4291 §2.5.6).
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 fn address(route: &ReceivedRoute) -> Option<IpAddr> {

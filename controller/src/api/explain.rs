@@ -13,8 +13,8 @@ use super::parse::text;
 use super::port_message::from_snapshot;
 use super::status::Refusal;
 use crate::compare::choose::{At, Candidate, choose};
-use crate::compare::is_numbered;
 use crate::compare::words::{Names, vteps};
+use crate::compare::{is_intended, is_numbered};
 use crate::derive::evpn;
 use crate::derive::imports::Unused;
 use crate::derive::place::router_mac;
@@ -279,23 +279,77 @@ fn heard(app: &App, snapshot: &Snapshot, out: &[Route], received: &[ReceivedRout
                     ));
                 }
             }
-            Err(unused) => {
-                findings
-                    .push(format!("{peer} says next hop {}: not used, {unused}", route.attributes.next_hop));
-                if let (Unused::Port(owner), RouteKey::MacIp { mac, .. }) = (&unused, key) {
-                    findings.push(format!(
-                        "conflict: {mac} belongs to {owner} and is seen elsewhere in the fabric"
-                    ));
-                }
-            }
+            Err(unused) => findings.extend(not_used(snapshot, *peer, route, &unused)),
         }
     }
     findings
 }
 
+/// A MAC or flood route that hosts do not use, and whether it says anything else than the store.
+fn not_used(snapshot: &Snapshot, peer: IpAddr, route: &Route, unused: &Unused) -> Vec<String> {
+    let next_hop = route.attributes.next_hop;
+    let (Unused::Port(owner), RouteKey::MacIp { mac, .. }) = (unused, route.key) else {
+        return vec![format!("{peer} says next hop {next_hop}: not used, {unused}")];
+    };
+    if is_intended(snapshot, owner, next_hop) {
+        return vec![format!(
+            "{peer} says it is behind {next_hop}: as intended; hosts go by what the store says of port {owner}"
+        )];
+    }
+    vec![
+        format!("{peer} says next hop {next_hop}: not used, {unused}"),
+        format!("conflict: {mac} belongs to port {owner} and is seen elsewhere in the fabric"),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::derive::fixture::{World, plain_node};
+    use crate::keys::RecordKey;
+    use crate::model::{Node, NodeMode};
+
+    #[test]
+    fn a_switch_that_says_what_is_intended_is_no_conflict() {
+        let mut world = World::default();
+        world.network("default/web", 110);
+        for (name, vtep) in [("leaf1", [10, 98, 0, 1]), ("leaf2", [10, 98, 0, 2])] {
+            let node = Node { vtep: Some(vtep.into()), ..plain_node(name, NodeMode::TorEvpn) };
+            world.put(&RecordKey::Node(node.name.clone()), &node);
+        }
+        world.port("default/web/a", &["10.8.0.5"]);
+        world.bind("default/web/a", "leaf1");
+        let mac = Mac::from_ip([10, 8, 0, 5].into(), 0);
+        let owner = Unused::Port("default/web/a".parse().unwrap());
+        let told = |vtep: u8, unused: &Unused| {
+            let next_hop = [10, 98, 0, vtep].into();
+            let rd = causeway_bgp::RouteDistinguisher::new([10, 98, 0, vtep].into(), 2);
+            let attributes = Arc::new(Attributes {
+                next_hop,
+                vni: Some(110.try_into().unwrap()),
+                l3_vni: None,
+                route_targets: Vec::new(),
+                sequence: 0,
+                sticky: false,
+                router_mac: None,
+                default_gateway: false,
+                pmsi: None,
+                esi: causeway_bgp::Esi::default(),
+                gateway: None,
+            });
+            let route = Route { key: RouteKey::MacIp { rd, etag: 0, mac, ip: None }, attributes };
+            not_used(&world.snapshot, [10, 0, 0, 250].into(), &route, unused).join("\n")
+        };
+        let there = told(1, &owner);
+        assert!(there.contains("as intended") && !there.contains("conflict"), "{there}");
+        let elsewhere = told(2, &owner);
+        assert!(
+            elsewhere.contains("conflict: 02:ca:0a:08:00:05 belongs to port default/web/a"),
+            "{elsewhere}"
+        );
+        let other = told(1, &Unused::NoRouterMac);
+        assert!(other.contains("next hop 10.98.0.1: not used, it has no router MAC"), "{other}");
+    }
 
     #[test]
     fn subjects_are_told_apart() {

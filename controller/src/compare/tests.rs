@@ -155,6 +155,21 @@ fn situations_and_what_they_are() {
             vec!["a 10.8.0.9 foreign 10.98.0.1"],
         ),
         (
+            "the link-local address that a machine makes itself",
+            vec![says(a, None, 1, 0), says(a, Some("fe80::ca:aff:fe08:5"), 1, 0)],
+            vec![],
+        ),
+        (
+            "a link-local address alone, elsewhere",
+            vec![says(a, Some("fe80::7"), 2, 3)],
+            vec!["a mac elsewhere 10.98.0.2"],
+        ),
+        (
+            "a MAC of nobody with a link-local address",
+            vec![says(a, None, 1, 0), says(bad, Some("fe80::9"), 2, 0)],
+            vec!["- fe80::9 foreign 10.98.0.2"],
+        ),
+        (
             "a MAC of nobody",
             vec![says(a, None, 1, 0), says(bad, None, 2, 0)],
             vec!["- mac foreign 10.98.0.2"],
@@ -200,15 +215,21 @@ fn after_a_planned_move_the_old_place_is_stale() {
 #[test]
 fn ports_that_hide_their_mac_are_neither_missing_nor_foreign() {
     let mut world = world();
-    let other = Mac::new([2, 9, 9, 9, 9, 9]);
+    let (a, other) = (mac("a"), Mac::new([2, 9, 9, 9, 9, 9]));
     for attachment in [crate::model::Attachment::Ipvlan, crate::model::Attachment::Routed] {
         let mut binding = world.snapshot.bindings[&"default/web/a".parse::<PortKey>().unwrap()].value.clone();
         binding.attachment = Some(attachment);
         world.put(&RecordKey::Binding(binding.port.clone()), &binding);
         assert_eq!(short(&world, &[], false, true), [""; 0], "{attachment:?}");
-        let there = [says(other, None, 1, 0), says(other, Some("10.8.0.5"), 1, 0)];
+        let there = [
+            says(other, None, 1, 0),
+            says(other, Some("10.8.0.5"), 1, 0),
+            says(other, Some("fe80::9"), 1, 0),
+        ];
         assert_eq!(short(&world, &there, false, true), [""; 0], "{attachment:?}");
         let elsewhere = [says(other, None, 2, 0), says(other, Some("10.8.0.5"), 2, 0)];
+        let strange = [says(a, None, 1, 0), says(other, Some("10.8.0.77"), 1, 0)];
+        assert_eq!(short(&world, &strange, false, true), ["- 10.8.0.77 foreign 10.98.0.1"], "{attachment:?}");
         let expected = ["- mac foreign 10.98.0.2", "- 10.8.0.5 foreign 10.98.0.2"];
         assert_eq!(short(&world, &elsewhere, false, true), expected, "{attachment:?}");
     }

@@ -192,7 +192,7 @@ pub enum Unused {
         label: Vni,
     },
     /// The MAC is a port's: what the store says counts.
-    Port(String),
+    Port(PortKey),
     /// Another route for the same MAC is better.
     Beaten(Rule),
 }
@@ -236,7 +236,7 @@ impl fmt::Display for Unused {
             Unused::OtherVni { network, vni, label } => {
                 write!(f, "its label {label} is not VNI {vni} of network {network}")
             }
-            Unused::Port(owner) => write!(f, "its MAC belongs to {owner}"),
+            Unused::Port(owner) => write!(f, "its MAC belongs to port {owner}"),
             Unused::Beaten(Rule::Sticky) => f.write_str("a sticky route for the MAC wins"),
             Unused::Beaten(Rule::Sequence) => f.write_str("a route with a higher mobility sequence wins"),
             Unused::Beaten(Rule::NextHop) => f.write_str("a route with a lower next hop wins"),
@@ -562,7 +562,7 @@ impl ImportTable {
         let imported = self.policy.judge(key, attributes)?;
         let RouteKey::MacIp { mac, .. } = *key else { return Ok(imported) };
         if let Some(owner) = snapshot.by_mac.get(&(imported.network.clone(), mac)) {
-            return Err(Unused::Port(format!("port {}", owner.value.key)));
+            return Err(Unused::Port(owner.value.key.clone()));
         }
         let Some(best) = self.best(&imported.network, mac) else { return Ok(imported) };
         if best.peer == peer && best.key == *key {
