@@ -23,8 +23,8 @@
 //! address from another place is told.
 
 pub(crate) mod alarms;
-mod best;
 pub(crate) mod choose;
+mod dropped;
 pub(crate) mod words;
 
 use std::cell::OnceCell;
@@ -34,11 +34,11 @@ use std::net::IpAddr;
 use causeway_bgp::{Attributes, Esi, ReceivedRoute, RouteDistinguisher, RouteKey, RouteTarget};
 use causeway_proto::{Mac, NetworkKey, PortKey, Vni};
 
+use crate::derive::best::{Claim, Rule};
 use crate::derive::evpn::{Context, export_targets, import_targets, sequence};
 use crate::derive::{bound, place};
 use crate::model::{NodeMode, Port};
 use crate::snapshot::Snapshot;
-use best::{Claim, Rule};
 use words::Names;
 
 /// What a peer says of a port.

@@ -6,6 +6,7 @@
 //! only what differs goes out. The cost of a change is thus its own size and not that of the fabric, and the old
 //! snapshot, which shares its content with the new one, is all the memory this needs.
 
+pub mod best;
 pub mod evpn;
 pub mod imports;
 pub mod node;

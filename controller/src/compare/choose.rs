@@ -7,8 +7,9 @@ use std::sync::Arc;
 use causeway_bgp::{Attributes, RouteKey};
 use causeway_proto::{Mac, Vni};
 
-use super::best::{Claim, Rule, dropped};
+use super::dropped::dropped;
 use super::words::Names;
+use crate::derive::best::{Claim, Rule};
 
 /// A route that takes part.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use causeway_proto::{Name, NetworkKey};
 
 use super::Presence;
-use super::best::{Claim, Rule};
+use crate::derive::best::{Claim, Rule};
 use crate::model::{Node, Port};
 use crate::snapshot::Snapshot;
 

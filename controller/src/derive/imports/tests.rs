@@ -1,6 +1,7 @@
 use std::net::Ipv4Addr;
 
 use causeway_bgp::{Route, RouteDistinguisher};
+use causeway_proto::Vni;
 use proptest::prelude::*;
 
 use super::*;

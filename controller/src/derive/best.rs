@@ -2,26 +2,28 @@
 //! makes of them: sticky, then the higher sequence, then the lower next hop, then the usual steps of BGP, which are not
 //! needed here because they choose between routes to the same VTEP.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 use std::fmt;
 use std::net::IpAddr;
 
-use causeway_bgp::{Attributes, RouteKey};
-use causeway_proto::Mac;
+use causeway_bgp::Attributes;
 
 /// What a route claims about a MAC or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Claim {
-    pub(crate) vtep: IpAddr,
-    pub(crate) sequence: u32,
-    pub(crate) sticky: bool,
+pub struct Claim {
+    /// Where it says that it lives.
+    pub vtep: IpAddr,
+    /// Mobility sequence.
+    pub sequence: u32,
+    /// It does not move (RFC 7432 §15.2).
+    pub sticky: bool,
     /// Kept over the peer's restart, not confirmed yet. Does not matter for the choice.
-    pub(crate) stale: bool,
+    pub stale: bool,
 }
 
 /// Why one claim is better than another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rule {
+pub enum Rule {
     /// Sticky beats dynamic, whatever the sequence.
     Sticky,
     /// The higher mobility sequence.
@@ -32,17 +34,9 @@ pub(crate) enum Rule {
     Same,
 }
 
-/// Why a VTEP does not even consider a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Dropped {
-    /// Its next hop is the VTEP itself.
-    OwnNextHop,
-    /// It carries the VTEP's own router MAC, or is about it.
-    OwnMac,
-}
-
 impl Claim {
-    pub(crate) fn of(attributes: &Attributes) -> Self {
+    /// The claim of a route of type 2.
+    pub fn of(attributes: &Attributes) -> Self {
         Claim {
             vtep: attributes.next_hop,
             sequence: attributes.sequence,
@@ -51,48 +45,28 @@ impl Claim {
         }
     }
 
+    /// What claims are ordered by; the least is the best.
+    pub fn rank(&self) -> (Reverse<bool>, Reverse<u32>, IpAddr) {
+        (Reverse(self.sticky), Reverse(self.sequence), self.vtep)
+    }
+
     /// How it compares with another one (less is better), and by which rule.
-    pub(crate) fn against(&self, other: &Claim) -> (Rule, Ordering) {
-        let sticky = other.sticky.cmp(&self.sticky);
-        let sequence = other.sequence.cmp(&self.sequence);
-        let next_hop = self.vtep.cmp(&other.vtep);
-        [(Rule::Sticky, sticky), (Rule::Sequence, sequence), (Rule::NextHop, next_hop)]
-            .into_iter()
-            .find(|(_, order)| order.is_ne())
-            .unwrap_or((Rule::Same, Ordering::Equal))
+    pub fn against(&self, other: &Claim) -> (Rule, Ordering) {
+        let rule = if self.sticky != other.sticky {
+            Rule::Sticky
+        } else if self.sequence != other.sequence {
+            Rule::Sequence
+        } else if self.vtep != other.vtep {
+            Rule::NextHop
+        } else {
+            Rule::Same
+        };
+        (rule, self.rank().cmp(&other.rank()))
     }
 
     /// True if only the next hop decides between the two.
-    pub(crate) fn same_rank(&self, other: &Claim) -> bool {
+    pub fn same_rank(&self, other: &Claim) -> bool {
         (self.sticky, self.sequence) == (other.sticky, other.sequence)
-    }
-}
-
-/// Whether a VTEP with these addresses and this router MAC drops a route on receipt. Neither the route nor anything that
-/// follows from it exists there, and it is not passed on.
-pub(crate) fn dropped(
-    key: &RouteKey,
-    attributes: &Attributes,
-    own: &[IpAddr],
-    router_mac: Option<Mac>,
-) -> Option<Dropped> {
-    if own.contains(&attributes.next_hop) {
-        return Some(Dropped::OwnNextHop);
-    }
-    let about = match *key {
-        RouteKey::MacIp { mac, .. } => Some(mac),
-        _ => None,
-    };
-    let own_mac = router_mac.is_some_and(|own| attributes.router_mac == Some(own) || about == Some(own));
-    own_mac.then_some(Dropped::OwnMac)
-}
-
-impl fmt::Display for Dropped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Dropped::OwnNextHop => "martian or self next-hop: a VTEP refuses routes to itself",
-            Dropped::OwnMac => "self mac: it carries the switch's own router MAC",
-        })
     }
 }
 

@@ -1,0 +1,386 @@
+//! A fault each: the right fabric with one piece of text replaced.
+
+use super::*;
+
+/// Text to replace, its replacement, severity, rule, words of the message; the line is that of the text replaced unless
+/// another piece of text is named.
+type Case = (&'static str, &'static str, Severity, &'static str, &'static str, &'static str);
+
+const CASES: &[Case] = &[
+    // The file itself.
+    (
+        "leaf2: {labels",
+        "leaf2: {kind: toaster, labels",
+        Severity::Error,
+        "file",
+        "there is no kind 'toaster'",
+        "",
+    ),
+    (
+        "leaf2: {labels",
+        "leaf2: {kind: nokia_srlinux, labels",
+        Severity::Warning,
+        "file",
+        "kind 'nokia_srlinux' is run like 'linux'",
+        "",
+    ),
+    (
+        r#"{endpoints: ["spine2:eth2", "leaf2:eth2"]}"#,
+        "{type: tunnel, endpoint: {node: leaf2, interface: eth2}}",
+        Severity::Error,
+        "file",
+        "there is no link type 'tunnel'",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["leaf2:eth2"]"#,
+        Severity::Error,
+        "file",
+        "a link has two endpoints, not 1",
+        "",
+    ),
+    (
+        r#""leaf2:eth2""#,
+        r#""leaf2:eth1""#,
+        Severity::Error,
+        "file",
+        "interface 'eth1' of node 'leaf2' is used twice",
+        "",
+    ),
+    (
+        r#""leaf2:eth2""#,
+        r#""laef2:eth2""#,
+        Severity::Error,
+        "file",
+        "there is no node 'laef2'; did you mean 'leaf2'",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["leaf2:eth7", "leaf2:eth2"]"#,
+        Severity::Warning,
+        "file",
+        "joins node 'leaf2' to itself",
+        "",
+    ),
+    (
+        "causeway.vni: 100",
+        "causeway.vni: 16777216",
+        Severity::Error,
+        "file",
+        "causeway.vni '16777216' is not a number in 1 to 16777215",
+        "",
+    ),
+    ("causeway.vni: 100", "causeway.vni: 0", Severity::Error, "file", "causeway.vni '0'", ""),
+    // Declared networks.
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 vlan=0}",
+        Severity::Error,
+        "file",
+        "vlan of causeway.network.x",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 vlan=4095}",
+        Severity::Error,
+        "file",
+        "vlan of causeway.network.x",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=16777216}",
+        Severity::Error,
+        "file",
+        "vni of causeway.network.x",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 mtu=1279}",
+        Severity::Error,
+        "file",
+        "mtu of causeway.network.x",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 import=65000}",
+        Severity::Error,
+        "file",
+        "import of causeway.network.x",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 export=70000:70000}",
+        Severity::Error,
+        "file",
+        "export of causeway.network.x",
+        "",
+    ),
+    // VLANs and VNIs that clash.
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 vlan=5, causeway.network.y: vni=8 vlan=5}",
+        Severity::Error,
+        "fabric",
+        "VLAN 5 is given twice: to network 'x' and to network 'y'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7 vlan=5, causeway.network.y: vni=7 vlan=6}",
+        Severity::Error,
+        "fabric",
+        "VNI 7 is given twice: to network 'x' and to network 'y'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.network.x: vni=7, causeway.vrf.red: l3vni=7}",
+        Severity::Error,
+        "fabric",
+        "VNI 7 is given twice: to network 'x' and to VRF 'red'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.vrf.red: l3vni=100}",
+        Severity::Error,
+        "fabric",
+        "VNI 100 is given twice: to a network of this link and to the routed traffic of VRF 'red'",
+        r#"["leaf1:eth3""#,
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.vrf.red: l3vni=9, causeway.vni: 9, ",
+        Severity::Error,
+        "fabric",
+        "VNI 9 is given twice: to a network of node 'leaf2'",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.vni: 16777216, ",
+        Severity::Error,
+        "file",
+        "causeway.vni '16777216'",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.vrf.red: l3vni=16777216}",
+        Severity::Error,
+        "file",
+        "l3vni of causeway.vrf.red",
+        "",
+    ),
+    (
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {"#,
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {causeway.tagged: 0, "#,
+        Severity::Error,
+        "fabric",
+        "VLAN 0 is not in 1 to 4094",
+        "",
+    ),
+    (
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {"#,
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500, labels: {causeway.tagged: 4095, "#,
+        Severity::Error,
+        "fabric",
+        "VLAN 4095 is not in 1 to 4094",
+        "",
+    ),
+    // Addresses.
+    (
+        "\"10.9.0.2/24",
+        "\"10.9.0.1/24",
+        Severity::Error,
+        "address-duplicate",
+        "address 10.9.0.1 of network 100 is given twice: to 'bm1' and to 'bm2'",
+        "",
+    ),
+    ("\"10.9.0.2/24", "\"10.8.0.2/24", Severity::Warning, "subnet-differs", "different subnets", ""),
+    (
+        "\"10.9.0.2/24",
+        "\"10.9.0.255/24",
+        Severity::Error,
+        "address-unusable",
+        "broadcast address of its prefix",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.loopback: 224.0.0.1, ",
+        Severity::Error,
+        "address-unusable",
+        "multicast",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.loopback: 10.255.0.1, ",
+        Severity::Error,
+        "fabric",
+        "10.255.0.1 is given twice",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.router-id: 10.255.0.1, ",
+        Severity::Error,
+        "fabric",
+        "router id 10.255.0.1 is given twice",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.loopback: 10.254.0.0, causeway.router-id: 1.1.1.1, ",
+        Severity::Error,
+        "fabric",
+        "10.254.0.0 is given twice",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], ipv4: [10.254.0.12/28, 10.254.0.13/28]"#,
+        Severity::Error,
+        "subnet-overlap",
+        "overlaps",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], ipv4: [172.20.20.2/31, 172.20.20.3/31]"#,
+        Severity::Warning,
+        "subnet-overlap",
+        "management network",
+        "",
+    ),
+    (
+        "defaults: {kind: linux",
+        "defaults: {kind: linux, labels: {causeway.link-pool: 10.0.0.0/8}",
+        Severity::Error,
+        "pool-overlap",
+        "overlap",
+        "spine1: {",
+    ),
+    (
+        "leaf2: {labels",
+        "leaf2: {exec: [\"ip addr add 192.0.2.1/31 dev eth1\"], labels",
+        Severity::Warning,
+        "address-differs",
+        "192.0.2.1/31 on eth1, and the fabric has 10.254.0.3/31",
+        "",
+    ),
+    // AS numbers and routes.
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.asn: 23456, ",
+        Severity::Error,
+        "as-reserved",
+        "AS_TRANS",
+        "",
+    ),
+    (
+        "leaf2: {labels: {",
+        "leaf2: {labels: {causeway.asn: 3320, ",
+        Severity::Warning,
+        "as-not-private",
+        "public",
+        "",
+    ),
+    (
+        "spine1: {labels: {",
+        "spine1: {labels: {causeway.rr: false, ",
+        Severity::Error,
+        "fabric",
+        "reflects no routes",
+        "",
+    ),
+    // MTU.
+    (
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1500"#,
+        r#"["leaf2:eth3", "bm2:eth1"], mtu: 1279"#,
+        Severity::Error,
+        "mtu-ipv6",
+        "MTU of 1279 and carries IPv6",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], mtu: 1549"#,
+        Severity::Error,
+        "mtu-underlay",
+        "MTU of 1549, and network 100 sends 1500 bytes: with VXLAN over IPv4 it needs 1550",
+        "",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]"#,
+        r#"["spine2:eth2", "leaf2:eth2"], mtu: 1550"#,
+        Severity::Warning,
+        "mtu-uneven",
+        "MTUs from 1550 to 9500",
+        "",
+    ),
+    (
+        r#""bm1:eth1"], mtu: 1500"#,
+        r#""bm1:eth1"]"#,
+        Severity::Warning,
+        "mtu-underlay",
+        "needs 9550",
+        r#"["spine1:eth1""#,
+    ),
+    // Cabling.
+    (
+        r#"    - {endpoints: ["spine2:eth2", "leaf2:eth2"]}"#,
+        "",
+        Severity::Warning,
+        "single-uplink",
+        "leaf2 (to spine1) has one uplink",
+        "leaf2: {",
+    ),
+    (
+        r#"["spine2:eth2", "leaf2:eth2"]}"#,
+        r#"["leaf1:eth9", "leaf2:eth2"], labels: {causeway.vni: 100}}"#,
+        Severity::Error,
+        "l2-loop",
+        "leaf1:eth9 to leaf2:eth2 closes a circle in network 100",
+        "",
+    ),
+    (
+        r#", labels: {causeway.vni: 100}"#,
+        "",
+        Severity::Warning,
+        "server-no-switch",
+        "server 'bm1' is in no network",
+        "bm1: {",
+    ),
+    (
+        "ctl: {",
+        "lost: {labels: {causeway.role: server}}\n    ctl: {",
+        Severity::Warning,
+        "node-alone",
+        "no link joins server 'lost' to anything",
+        "",
+    ),
+];
+
+#[test]
+fn each_fault_is_found_at_its_place() {
+    for (from, to, severity, rule, words, elsewhere) in CASES {
+        let (text, line) = changed(from, to);
+        let at = |piece: &str| text.lines().position(|l| l.contains(piece)).map(|i| i + 1);
+        let line = if elsewhere.is_empty() { line } else { at(elsewhere).unwrap() };
+        let report = report(&text);
+        let all = render_all(&report.findings);
+        let found = report.findings.iter().find(|d| d.rule == *rule && d.message.contains(words));
+        let found = found.unwrap_or_else(|| panic!("no {rule} '{words}' in:\n{all}"));
+        assert_eq!((found.severity, found.line), (*severity, line), "{words}:\n{all}");
+        assert!(found.excerpt.contains('^') && found.column > 0, "{found}");
+    }
+}
