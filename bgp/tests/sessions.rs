@@ -82,10 +82,21 @@ async fn a_collision_leaves_one_session_whoever_has_the_higher_identifier() -> R
                 && at_b.routes_in == 10
         })
         .await?;
-        // What was in flight of the other connection is over by now, and has not taken the session with it.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        ensure!(a.peer().await?.state == SessionState::Established && b.peer().await?.routes_in == 10);
-        ensure!(a.peer().await?.counters.established == 1, "{:?}", a.peer().await?);
+        // The other connection is over at both ends, and has not taken the session with it: it still carries routes.
+        eventually("one connection", || async {
+            open_sockets(a.address.ip(), b.address.ip()).is_ok_and(|open| open == 2)
+        })
+        .await?;
+        a.speaker.replace(routes(0..11)).await;
+        b.speaker.replace(routes(20..21)).await;
+        eventually("routes both ways", || async {
+            a.peer().await.is_ok_and(|peer| peer.routes_in == 1)
+                && b.peer().await.is_ok_and(|peer| peer.routes_in == 11)
+        })
+        .await?;
+        for end in [&a, &b] {
+            ensure!(end.peer().await?.counters.established == 1, "{:?}", end.peer().await?);
+        }
         a.stop().await?;
         b.stop().await?;
     }
@@ -156,16 +167,17 @@ async fn md5_right_wrong_and_none() -> Result<()> {
             ..peer
         };
         b.speaker.set_peers(vec![keyed(towards(&b, &a, 65000, PeerMode::Passive), other)]).await;
+        let refused = md5_refusals()?;
         a.speaker.set_peers(vec![keyed(towards(&a, &b, 65000, PeerMode::Active), own)]).await;
         if works {
             eventually("up", || async { a.peer().await.is_ok_and(|p| p.state == SessionState::Established) })
                 .await?;
         } else {
-            eventually("an attempt without answer", || async {
+            eventually("an attempt that the kernel refuses", || async {
                 a.peer().await.is_ok_and(|p| p.state == SessionState::Connect)
+                    && md5_refusals().is_ok_and(|now| now > refused)
             })
             .await?;
-            tokio::time::sleep(Duration::from_millis(300)).await;
             let peer = a.peer().await?;
             ensure!(
                 peer.state == SessionState::Connect && peer.counters.established == 0,

@@ -115,6 +115,35 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -
     tokio::time::timeout(DEADLINE, all).await.with_context(|| what.to_owned())
 }
 
+/// TCP sockets between two IPv4 addresses whose owner has not closed them, both ends counted.
+pub fn open_sockets(a: IpAddr, b: IpAddr) -> Result<usize> {
+    // Established, the two of the handshake, and closed by the peer only (include/net/tcp_states.h).
+    const OPEN: [&str; 4] = ["01", "02", "03", "08"];
+    let address = |field: &str| {
+        let number = u32::from_str_radix(field.split(':').next()?, 16).ok()?;
+        Some(IpAddr::from(number.to_ne_bytes()))
+    };
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp")?;
+    let sockets = table.lines().skip(1).filter(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let ends = [fields[1], fields[2]].map(address);
+        OPEN.contains(&fields[3]) && (ends == [Some(a), Some(b)] || ends == [Some(b), Some(a)])
+    });
+    Ok(sockets.count())
+}
+
+/// Segments that the kernel has dropped for a wrong MD5 key, or for one too many or too few.
+pub fn md5_refusals() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, values) = lines.next().zip(lines.next()).context("TcpExt has names and values")?;
+    let counters = names.split_whitespace().zip(values.split_whitespace());
+    let wanted = counters.filter(|(name, _)| name.starts_with("TCPMD5"));
+    let numbers = wanted.map(|(_, value)| value.parse::<u64>()).collect::<Result<Vec<_>, _>>()?;
+    ensure!(numbers.len() == 3, "TCPMD5NotFound, TCPMD5Unexpected, TCPMD5Failure in {names}");
+    Ok(numbers.iter().sum())
+}
+
 /// How `own` sees `other`, with quick retries.
 pub fn towards(own: &Running, other: &Running, asn: u32, mode: PeerMode) -> PeerConfig {
     PeerConfig {
