@@ -125,6 +125,9 @@ pub struct Guard {
     pub mac: Mac,
     /// Its addresses.
     pub addresses: BTreeSet<IpAddr>,
+    /// The device that what may pass is led to, to be limited; `None`: it just passes. What comes back from there passes
+    /// no hook at ingress any more, and a filter of tc would lead it there before the hook, so the rules do it.
+    pub through: Option<Dev>,
 }
 
 /// What the kernel has of our table.
@@ -154,10 +157,11 @@ impl Guards {
         changed.map(|(_, dev)| dev.clone()).collect()
     }
 
-    /// A device is gone, and with it, or not, the chains at it: they must be made again with the next of its name.
+    /// A device is gone, and with it, or not, the chains at it: they must be made again with the next of its name. So must
+    /// those that lead to it, for the kernel knows it there by its number.
     pub(crate) fn forget_link(&mut self, dev: &Dev) {
-        for ((family, _), chain) in &mut self.chains {
-            if *family == Family::Netdev && chain.interfaces.contains(dev) {
+        for ((family, port), chain) in &mut self.chains {
+            if *family == Family::Netdev && (chain.interfaces.contains(dev) || port.shaper() == *dev) {
                 chain.digest = 0;
             }
         }
@@ -186,6 +190,7 @@ impl Guard {
             interface: interface.clone(),
             mac: port.mac,
             addresses: port.addresses.iter().map(|a| a.ip).collect(),
+            through: None,
         })
     }
 
@@ -236,6 +241,13 @@ impl Guard {
             nobody("mld2-listener-report accept"),
             "drop".into(),
         ]);
+        if let Some(shaper) = &self.through {
+            for rule in &mut rules {
+                if let Some(condition) = rule.strip_suffix("accept") {
+                    *rule = format!("{condition}fwd to \"{shaper}\"");
+                }
+            }
+        }
         rules
     }
 

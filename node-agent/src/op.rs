@@ -13,7 +13,7 @@ use crate::fabric::Step;
 use crate::guard::{Family, Guard};
 use crate::lan::step::LanOp;
 use crate::model::{IfAddr, Key, NetnsRef, Place};
-use crate::rate::{Direction, Shape};
+use crate::rate::{Direction, Led, Shape};
 
 pub(crate) use text::{IpIn, netns_argument, on};
 
@@ -91,7 +91,7 @@ pub enum Op {
     /// Set or take the guard inside the workload's namespace.
     GuardInside { at: At, guard: Option<Guard> },
     /// Limit how fast a port is in one direction, or lift the limit.
-    Rate { dev: Dev, direction: Direction, shape: Option<Shape> },
+    Rate { dev: Dev, direction: Direction, shape: Option<Shape>, led: Led },
     /// Do not listen to router advertisements on a bridge.
     AcceptRaOff { dev: Dev },
     /// Send frames to a MAC to a place.

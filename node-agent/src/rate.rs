@@ -34,6 +34,16 @@ pub enum Direction {
     Out,
 }
 
+/// How frames from a workload get to the device that limits them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Led {
+    /// By a filter at the ingress of the host side; towards the workload, by themselves.
+    #[default]
+    ByFilter,
+    /// By the rules of the port's guard, which a filter would go around.
+    ByGuard,
+}
+
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
@@ -58,6 +68,8 @@ pub enum Found {
         rate: u64,
         /// Bytes.
         limit: u32,
+        /// Who leads frames to it.
+        led: Led,
     },
     /// Something of ours, but not all that it takes.
     Damaged,
@@ -122,8 +134,8 @@ impl Shape {
     }
 
     /// As it reads back.
-    pub fn found(&self) -> Found {
-        Found::Ours { rate: self.rate, limit: self.limit }
+    pub fn found(&self, led: Led) -> Found {
+        Found::Ours { rate: self.rate, limit: self.limit, led }
     }
 }
 

@@ -10,6 +10,7 @@ fn guard(addresses: &[&str]) -> Guard {
         hook: Hook::Bridge,
         interface,
         mac,
+        through: None,
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
     }
 }
@@ -98,7 +99,7 @@ proptest! {
         let dev = Dev::new("cwp0123456789ab");
         let of = |ip: u32| {
             let ip = IpAddr::from(std::net::Ipv4Addr::from(ip));
-            Guard { hook: Hook::Bridge, interface: dev.clone(), mac: "02:ca:0a:08:00:05".parse().unwrap(), addresses: [ip].into() }.digest(&dev)
+            Guard { hook: Hook::Bridge, interface: dev.clone(), mac: "02:ca:0a:08:00:05".parse().unwrap(), addresses: [ip].into(), through: None }.digest(&dev)
         };
         prop_assert_eq!(a == b, of(a) == of(b));
     }

@@ -129,7 +129,7 @@ impl Kernel {
                 let (request, f) = message::set_flags(self.index(dev)?, flags);
                 Ok(self.connection.request(request, f)?)
             }
-            Op::Rate { dev, direction, shape } => self.apply_rate(dev, *direction, shape.as_ref()),
+            Op::Rate { dev, direction, shape, led } => self.apply_rate(dev, *direction, shape.as_ref(), *led),
             Op::AcceptRaOff { dev } => ignore_ra(dev),
             Op::Lan(op) => self.apply_lan(op),
             Op::Announce { at, mac, addresses } => {

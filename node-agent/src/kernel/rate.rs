@@ -12,7 +12,7 @@ use crate::netlink::message::{Request, set_link};
 use crate::observed::Observed;
 use crate::op::LinkChange;
 use crate::rate::message::{self, is_ingress, redirect, root};
-use crate::rate::{Direction, Found, Shape, Shaping};
+use crate::rate::{Direction, Found, Led, Shape, Shaping};
 
 impl Kernel {
     /// Reads the limits of all ports back.
@@ -45,13 +45,19 @@ impl Kernel {
                 None => Found::None,
                 Some(to) => {
                     let up = self.get_link(&shaper)?.is_some_and(|link| link.link.up);
-                    let whole = up
-                        && match index.filter(|i| ingress.contains(i)) {
-                            Some(index) => self.filters(index)?.contains(&(true, Some(to))),
-                            None => false,
-                        };
-                    match root_of(Some(to)) {
-                        found @ Found::Ours { .. } if whole => found,
+                    let filters = match index.filter(|i| ingress.contains(i)) {
+                        Some(index) => self.filters(index)?,
+                        None => Vec::new(),
+                    };
+                    let led = match filters.contains(&(true, Some(to))) {
+                        true => Some(Led::ByFilter),
+                        // Then by a guard, or the plan finds that it is not led at all.
+                        false => Some(Led::ByGuard).filter(|_| !redirected),
+                    };
+                    match (root_of(Some(to)), led) {
+                        (Found::Ours { rate, limit, .. }, Some(led)) if up => {
+                            Found::Ours { rate, limit, led }
+                        }
                         _ => Found::Damaged,
                     }
                 }
@@ -78,6 +84,7 @@ impl Kernel {
         dev: &Dev,
         direction: Direction,
         shape: Option<&Shape>,
+        led: Led,
     ) -> Result<(), OpError> {
         match (direction, shape) {
             (Direction::In, Some(shape)) => Ok(self.send(message::set_bucket(self.index(dev)?, shape))?),
@@ -86,7 +93,7 @@ impl Kernel {
                 // With the device its qdisc is gone.
                 Err(_) => Ok(()),
             },
-            (Direction::Out, Some(shape)) => self.limit_out(dev, shape),
+            (Direction::Out, Some(shape)) => self.limit_out(dev, shape, led),
             (Direction::Out, None) => self.unlimit_out(dev),
         }
     }
@@ -104,7 +111,7 @@ impl Kernel {
     }
 
     /// The bucket is there before anything is led to it.
-    fn limit_out(&mut self, dev: &Dev, shape: &Shape) -> Result<(), OpError> {
+    fn limit_out(&mut self, dev: &Dev, shape: &Shape, led: Led) -> Result<(), OpError> {
         let index = self.index(dev)?;
         let shaper = dev.shaper();
         if !self.indexes.contains_key(&shaper) {
@@ -118,6 +125,9 @@ impl Kernel {
             LinkChange { up: true, ..LinkChange::default() },
         ] {
             self.send(set_link(to, &change, None))?;
+        }
+        if led == Led::ByGuard {
+            return self.lead_no_more(index);
         }
         match self.send(message::add_ingress(index)) {
             Err(error) if !error.is_existing() => return Err(error.into()),
@@ -136,12 +146,17 @@ impl Kernel {
     /// Nothing is led to the device any more before it goes. What waits in it is lost.
     fn unlimit_out(&mut self, dev: &Dev) -> Result<(), OpError> {
         if let Ok(index) = self.index(dev) {
-            self.send_del(message::del_redirect(index))?;
-            if self.filters(index)?.is_empty() {
-                self.send_del(message::del_ingress(index))?;
-            }
+            self.lead_no_more(index)?;
         }
         self.delete_link(&dev.shaper())
+    }
+
+    fn lead_no_more(&mut self, index: u32) -> Result<(), OpError> {
+        self.send_del(message::del_redirect(index))?;
+        if self.filters(index)?.is_empty() {
+            self.send_del(message::del_ingress(index))?;
+        }
+        Ok(())
     }
 
     /// True if a change of qdiscs or filters is on a device of ours.

@@ -305,9 +305,12 @@ fn a_port_that_cannot_be_read_keeps_what_it_has() {
 fn any_state() -> impl Strategy<Value = v1::NodeState> {
     use v1::Attachment::{Bridge, Ipvlan, Macvlan, Routed, Tap};
     let attachment = prop::sample::select(vec![Bridge, Ipvlan, Macvlan, Routed, Tap]);
-    let port = (1u8..6, 100u32..103, attachment, 0i32..5, 1u64..3, 0u8..2).prop_map(
-        |(n, vni, attachment, mode, generation, netns)| v1::NodePort {
+    let limits = (prop::bool::ANY, 0u64..2, 0u64..3);
+    let port = (1u8..6, 100u32..103, attachment, 0i32..5, 1u64..3, 0u8..2, limits).prop_map(
+        |(n, vni, attachment, mode, generation, netns, (guarded, i, o))| v1::NodePort {
             macvlan_mode: mode,
+            guarded,
+            rate: Some(v1::RateLimit { in_kbit: i * 1000, out_kbit: o * 2000 }),
             generation,
             netns: format!("/run/netns/w{n}{netns}"),
             ..port(n, vni, attachment)

@@ -91,9 +91,9 @@ impl Observed {
             Op::GuardDel { family, dev, .. } => {
                 self.guards.chains.remove(&(*family, dev.clone()));
             }
-            Op::Rate { dev, direction, shape } => {
+            Op::Rate { dev, direction, shape, led } => {
                 let mut shaping = self.rates.get(dev).copied().unwrap_or_default();
-                *shaping.of_mut(*direction) = shape.map_or(Found::None, |shape| shape.found());
+                *shaping.of_mut(*direction) = shape.map_or(Found::None, |shape| shape.found(*led));
                 self.set_rates(dev, shaping);
             }
             Op::FdbSet { vni, mac, place } => self.apply_fdb(*vni, *mac, place),

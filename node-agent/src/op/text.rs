@@ -8,7 +8,7 @@ use super::{At, Half, LinkChange, Op};
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
 use crate::guard::{self, Family};
 use crate::model::{NetnsRef, Place};
-use crate::rate::{Direction, HANDLE, Shape};
+use crate::rate::{Direction, HANDLE, Led, Shape};
 
 /// `ip netns` name of a namespace that has one.
 fn netns_name(netns: &NetnsRef) -> Option<&str> {
@@ -90,6 +90,7 @@ fn fmt_rate(
     dev: &Dev,
     direction: Direction,
     shape: Option<&Shape>,
+    led: Led,
 ) -> fmt::Result {
     let shaper = dev.shaper();
     match (direction, shape) {
@@ -102,7 +103,11 @@ fn fmt_rate(
         (Direction::Out, Some(shape)) => {
             write!(f, "ip link add name {shaper} group {LINK_GROUP} type ifb ; ")?;
             fmt_bucket(f, &shaper, shape)?;
-            write!(f, " ; ip link set dev {shaper} addrgenmode none up ; tc qdisc add dev {dev} ingress")?;
+            write!(f, " ; ip link set dev {shaper} addrgenmode none up")?;
+            if led == Led::ByGuard {
+                return Ok(());
+            }
+            write!(f, " ; tc qdisc add dev {dev} ingress")?;
             write!(f, " ; tc filter add dev {dev} ingress prio {HANDLE} protocol all u32 match u32 0 0")?;
             write!(f, " action mirred egress redirect dev {shaper}")
         }
@@ -156,7 +161,7 @@ impl Op {
                     None => Ok(()),
                 }
             }
-            Op::Rate { dev, direction, shape } => fmt_rate(f, dev, *direction, shape.as_ref()),
+            Op::Rate { dev, direction, shape, led } => fmt_rate(f, dev, *direction, shape.as_ref(), *led),
             Op::GuardSet { dev, guard, stale } => {
                 write!(f, "nft '{}'", guard::one_line(guard.hook.family(), &guard.commands(dev, stale)))
             }

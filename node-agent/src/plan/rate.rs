@@ -4,18 +4,19 @@ use super::{Phase, Planner};
 use crate::dev::Dev;
 use crate::model::{Key, Port, Rate};
 use crate::op::Op;
-use crate::rate::{Direction, Found, Shape, Shaping};
+use crate::rate::{Direction, Found, Led, Shape, Shaping};
 
 /// The steps that bring the limits on a host side to `rate`, and why they cannot, if so. `found` is what the host side
 /// has now; [`Shaping::orphaned`] if it is made anew.
 pub(crate) fn rate_steps(rate: Rate, mtu: u32, dev: &Dev, found: Shaping) -> (Vec<Op>, Option<String>) {
     let (mut ops, mut problem) = (Vec::new(), None);
     for direction in [Direction::In, Direction::Out] {
-        let set = |shape| Op::Rate { dev: dev.clone(), direction, shape };
+        let led = Led::ByFilter;
+        let set = |shape| Op::Rate { dev: dev.clone(), direction, shape, led };
         match (Shape::new(rate.of(direction), mtu), found.of(direction)) {
             (None, Found::None | Found::Foreign) => {}
             (None, _) => ops.push(set(None)),
-            (Some(want), have) if want.found() == have => {}
+            (Some(want), have) if want.found(led) == have => {}
             (Some(_), Found::Foreign) => {
                 let what = match direction {
                     Direction::In => format!("a qdisc on {dev} is"),

@@ -9,7 +9,7 @@ use netlink_packet_route::tc::{
     TcU32Selector, TcU32SelectorFlags,
 };
 
-use super::{Found, HANDLE, Shape};
+use super::{Found, HANDLE, Led, Shape};
 use crate::dev::{Dev, LINK_GROUP};
 use crate::netlink::message::Request;
 
@@ -175,7 +175,7 @@ fn bucket(message: &TcMessage) -> Option<Found> {
             _ => {}
         }
     }
-    Some(Found::Ours { rate: rate64.or(rate.map(u64::from))?, limit: limit? })
+    Some(Found::Ours { rate: rate64.or(rate.map(u64::from))?, limit: limit?, led: Led::ByFilter })
 }
 
 /// Of a filter: whether it is ours, and the device that it passes frames through. `None` for what is no rule.

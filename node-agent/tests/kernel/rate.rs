@@ -14,13 +14,13 @@ use crate::host::{Host, PATIENCE, assert_settled, dev, network, port};
 use crate::netns::{Netns, wait_for};
 
 /// Bytes that pass from one workload to another, as long as this lives.
-struct Stream {
+pub(crate) struct Stream {
     received: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
 }
 
 impl Stream {
-    fn open(from: &Netns, to: &Netns, address: &str) -> Result<Self> {
+    pub(crate) fn open(from: &Netns, to: &Netns, address: &str) -> Result<Self> {
         let inside = |netns: &Netns| causeway_agent::netns::Netns::open(&NetnsRef::Path(netns.path()));
         let listener = inside(to)?.run(|| TcpListener::bind("0.0.0.0:0"))??;
         let target = format!("{address}:{}", listener.local_addr()?.port());
@@ -111,7 +111,7 @@ const SPANS: usize = 10;
 
 /// Never more than the limit, but for what a busy machine's clock adds, and at least nine tenths of it in some span. Half
 /// a second at this rate passes first: what was in a bucket or a queue.
-async fn ensure_limited(what: &str, stream: &Stream, limit: u64) -> Result<()> {
+pub(crate) async fn ensure_limited(what: &str, stream: &Stream, limit: u64) -> Result<()> {
     stream.kbit(limit * 125 / 2).await?;
     let mut best = 0;
     for _ in 0..SPANS {

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use super::Planner;
 use crate::dev::{Dev, Role};
-use crate::guard::{Family, Hook};
+use crate::guard::{Family, Guard, Hook};
 use crate::model::{Attach, Child, Key, Port, Rate};
 use crate::observed::Inside;
 use crate::op::{At, Op};
 use crate::plan::guard::{guard_of, guard_step, unguard_step};
-use crate::rate::{Direction, Found, Shape};
+use crate::rate::{Direction, Found, Led, Shape};
 
 /// The link of the host that a port's frames pass.
 fn host_side(port: &Port) -> Option<Dev> {
@@ -18,6 +18,11 @@ fn host_side(port: &Port) -> Option<Dev> {
         Attach::Tap => Some(port.interface.clone()),
         Attach::Child(_) | Attach::VxlanBridge | Attach::BareMetal => None,
     }
+}
+
+/// How what a port sends gets to the device that limits it.
+fn led(port: &Port) -> Led {
+    if port.attach == Attach::Routed && port.guarded { Led::ByGuard } else { Led::ByFilter }
 }
 
 impl Planner<'_> {
@@ -55,9 +60,16 @@ impl Planner<'_> {
             return;
         }
         let dev = Dev::port(&port.id);
+        let through = led(port) == Led::ByGuard && port.rate.out_kbit > 0;
+        if through {
+            // What the rules lead to must be there before them; and goes after them.
+            self.rates(port);
+        }
+        let outwards = self.now.rates.get(&dev).map(|found| found.outwards).unwrap_or_default();
+        let through = (through && outwards != Found::Foreign).then(|| dev.shaper());
         // What speaks against it has been found before.
         if let Ok(guard) = guard_of(&self.now, port, hook, &interface)
-            && let Some(op) = guard_step(&self.now, guard, &dev)
+            && let Some(op) = guard_step(&self.now, Guard { through, ..guard }, &dev)
         {
             self.push(op);
         }
@@ -104,7 +116,7 @@ impl Planner<'_> {
             }
         }
         for dev in rates {
-            self.limits(Rate::default(), 0, &dev);
+            self.limits(Rate::default(), 0, &dev, Led::ByFilter);
         }
     }
 
@@ -112,15 +124,7 @@ impl Planner<'_> {
         match host_side(port) {
             // What limits a port has its name from the port's host side, which a tap names as it likes.
             Some(dev) if dev.role() == Some(Role::Port) && self.now.lan.links.contains_key(&dev) => {
-                let mut rate = port.rate;
-                // What is passed through a device of its own comes back behind the ingress hook, where the guard is.
-                if port.attach == Attach::Routed && port.guarded && rate.out_kbit > 0 {
-                    rate.out_kbit = 0;
-                    let why = "its rate from the workload cannot be limited while it is guarded: attach it by BRIDGE, or \
-                               turn its guard off";
-                    self.problems.entry(Key::Port(dev.clone())).or_insert_with(|| why.to_owned());
-                }
-                self.limits(rate, port.mtu, &dev);
+                self.limits(port.rate, port.mtu, &dev, led(port));
             }
             // Not made: why, another problem says.
             Some(dev) if dev.role() == Some(Role::Port) => {}
@@ -133,14 +137,15 @@ impl Planner<'_> {
         }
     }
 
-    fn limits(&mut self, rate: Rate, mtu: u32, dev: &Dev) {
+    fn limits(&mut self, rate: Rate, mtu: u32, dev: &Dev, out: Led) {
         let found = self.now.rates.get(dev).copied().unwrap_or_default();
         for direction in [Direction::In, Direction::Out] {
-            let set = |shape| Op::Rate { dev: dev.clone(), direction, shape };
+            let led = if direction == Direction::Out { out } else { Led::ByFilter };
+            let set = |shape| Op::Rate { dev: dev.clone(), direction, shape, led };
             match (Shape::new(rate.of(direction), mtu), found.of(direction)) {
                 (None, Found::None | Found::Foreign) => {}
                 (None, _) => self.push(set(None)),
-                (Some(want), have) if want.found() == have => {}
+                (Some(want), have) if want.found(led) == have => {}
                 (Some(_), Found::Foreign) => {
                     let why =
                         format!("its rate cannot be limited: what limits {dev} is not Causeway's; delete it");

@@ -10,6 +10,7 @@ use super::{Case, OWN, PEER, arrivals, arrivals_beside, legal, plain, spoofs};
 use crate::host::{PATIENCE, assert_settled, dev};
 use crate::lan::{Wire, attached, emptied, host_state, settle};
 use crate::netns::{Netns, wait_for};
+use crate::rate::{Stream, ensure_limited};
 
 /// Nobody on the host has it.
 const OUTSIDE: Mac = [2, 0xca, 0x0a, 8, 0, 0x55];
@@ -104,16 +105,74 @@ async fn routed_ports_drop_spoofs() -> Result<()> {
     wire.a.netns.run("nft list table netdev other").map(|_| ())
 }
 
-/// What a guarded routed port could not keep while its limit leads frames around the guard.
+/// A filter would lead frames around the hook at ingress: the rules lead them to the device that limits them.
 #[tokio::test]
-async fn routed_ports_are_guarded_before_they_are_limited() -> Result<()> {
+async fn routed_ports_are_guarded_and_limited() -> Result<()> {
     let mut wire = Wire::new()?;
+    wire.a.netns.run("ip address add 10.8.0.101/24 dev eth1")?;
     wire.a.netns.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
     let w5 = Netns::new("w5")?;
-    let rate = v1::RateLimit { in_kbit: 0, out_kbit: 10_000 };
-    let port = v1::NodePort { rate: Some(rate), ..guarded(attached(5, &w5, v1::Attachment::Routed)) };
-    wire.a.set(&host_state(1, vec![port])).await?;
-    wire.a.wait_port("default/n100/p5", 1, "cannot be limited while it is guarded").await
+    let out_kbit = 20_000;
+    let rate = Some(v1::RateLimit { in_kbit: 0, out_kbit });
+    let port = v1::NodePort { rate, ..guarded(attached(5, &w5, v1::Attachment::Routed)) };
+    let mut state = host_state(1, vec![port]);
+    settle(&mut wire.a, &state).await?;
+    let own = dev(5, 100)?;
+    let shaper = own.replace("cwp", "cwi");
+    let ears = |wire: &Wire| Ears::by_type(&wire.a.netns, &own);
+    let passes = |arrived: &[bool], spoofs: usize| -> Result<()> {
+        ensure!(arrived[..spoofs].iter().all(|a| !a), "a spoof passes: {arrived:?}");
+        ensure!(arrived[spoofs..].iter().all(|a| *a), "legal traffic is dropped: {arrived:?}");
+        Ok(())
+    };
+    let (_, limited, spoofs) = matrix(&Raw::open(&w5)?, &mut ears(&wire)?)?;
+    passes(&limited, spoofs)?;
+    wait_for("ping", PATIENCE, || Ok(w5.pings("10.8.0.101"))).await?;
+    let stream = Stream::open(&w5, &wire.a.netns, "10.8.0.101")?;
+    ensure_limited("guarded and limited", &stream, out_kbit).await?;
+    state.ports[0].rate = Some(v1::RateLimit { in_kbit: 0, out_kbit: out_kbit / 2 });
+    switch_guard(&mut wire, &mut state, true).await?;
+    ensure_limited("lowered under load", &stream, out_kbit / 2).await?;
+    // Frames that are looked for must not be lost in its queue.
+    drop(stream);
+
+    // The guard goes and comes under the limit, and the limit under the guard.
+    for (on, kbit) in [(false, out_kbit), (true, out_kbit), (true, 0), (true, out_kbit / 2)] {
+        state.ports[0].rate = Some(v1::RateLimit { in_kbit: 0, out_kbit: kbit });
+        switch_guard(&mut wire, &mut state, on).await?;
+        let (_, arrived, _) = matrix(&Raw::open(&w5)?, &mut ears(&wire)?)?;
+        if on {
+            passes(&arrived, spoofs)?;
+        } else {
+            ensure!(arrived.iter().all(|a| *a), "an unguarded port drops: {arrived:?}");
+        }
+        let table = wire.a.netns.run("nft list table netdev causeway").unwrap_or_default();
+        ensure!(table.contains(&format!("fwd to \"{shaper}\"")) == (on && kbit > 0), "{on} {kbit}: {table}");
+    }
+
+    for damage in [
+        format!("nft flush chain netdev causeway {own}"),
+        "nft delete table netdev causeway".to_owned(),
+        format!("ip link del {shaper}"),
+        format!("tc qdisc del dev {shaper} root"),
+        format!("ip link del {own}"),
+    ] {
+        wire.a.netns.run(&damage)?;
+        repaired(&wire, &state, &damage).await?;
+        let (_, again, _) = matrix(&Raw::open(&w5)?, &mut ears(&wire)?)?;
+        passes(&again, spoofs)?;
+    }
+    let before = wire.a.netns.run("nft -a list table netdev causeway")?;
+    wire.a.stop();
+    wire.a.start()?;
+    settle(&mut wire.a, &state).await?;
+    ensure!(wire.a.plane()?.progress.borrow().steps == 0, "a restart took steps");
+    ensure!(wire.a.netns.run("nft -a list table netdev causeway")? == before, "rules were made again");
+    wire.a.set(&v1::NodeState { revision: 99, ports: vec![], ..state }).await?;
+    emptied(&wire.a).await?;
+    wait_for("no table", PATIENCE, || Ok(wire.a.netns.run("nft list table netdev causeway").is_err()))
+        .await?;
+    Ok(())
 }
 
 #[tokio::test]
