@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::fabric::Thing;
 use crate::kernel::Dataplane;
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
@@ -236,10 +237,16 @@ impl<D: Dataplane> Reconciler<D> {
             }
             Command::Delta(delta) => {
                 let keys = self.desired.apply_delta(&delta);
-                let ports: BTreeSet<Key> =
-                    keys.iter().filter(|k| matches!(k, Key::Port(_))).cloned().collect();
+                // What is not ours is looked at only when it is asked for: workloads' namespaces, interfaces that become
+                // switch ports.
+                let asked = |key: &&Key| match key {
+                    Key::Port(_) => true,
+                    Key::Fabric(thing) => *thing == Thing::structure(),
+                    _ => false,
+                };
+                let fresh: BTreeSet<Key> = keys.iter().filter(asked).cloned().collect();
                 self.retries.forget(&keys);
-                self.refresh(&ports);
+                self.refresh(&fresh);
                 self.mark(keys);
             }
             Command::ReportAll => self.statuses.report_all(),

@@ -326,6 +326,18 @@ async fn two_switches_bridge_route_and_suppress() -> Result<()> {
     let steps = leaf.plane()?.progress.borrow().steps;
     ensure!(steps == 0, "{steps} steps after a restart");
 
+    // A port of which it is told while it runs is found like one that was there from the beginning.
+    let (one, rest) = wanted.switch_ports.iter().cloned().partition(|port| port.interface == "ph1");
+    let without = v1::NodeState { switch_ports: rest, ..wanted.clone() };
+    let gone = vec!["ph1".to_owned()];
+    leaf.change(v1::NodeDelta { revision: 2, deleted_switch_ports: gone, ..Default::default() }).await?;
+    leaf.wait_revision(2).await?;
+    // What is known behind it is a problem meanwhile, and no step.
+    wait_for("the port is let go", PATIENCE, || Ok(leaf.look(&without)?.ops.is_empty())).await?;
+    leaf.change(v1::NodeDelta { revision: 3, switch_ports: one, ..Default::default() }).await?;
+    leaf.wait_revision(3).await?;
+    leaf.wait_settled(&wanted).await.context("with the port again")?;
+
     // What is taken away comes back.
     for damage in [
         "bridge vlan del dev cwx10010 vid 10",
@@ -349,7 +361,7 @@ async fn two_switches_bridge_route_and_suppress() -> Result<()> {
     leaf.netns.run("ip link add stranger type bridge")?;
     let nothing = v1::NodeState { networks: vec![], vrfs: vec![], routes: vec![], ..wanted };
     let nothing = v1::NodeState {
-        revision: 2,
+        revision: 4,
         mode: v1::NodeMode::HostVtep.into(),
         switch_ports: vec![],
         locals: vec![],
@@ -358,7 +370,7 @@ async fn two_switches_bridge_route_and_suppress() -> Result<()> {
         ..nothing
     };
     leaf.set(&nothing).await?;
-    leaf.wait_revision(2).await?;
+    leaf.wait_revision(4).await?;
     leaf.wait_settled(&nothing).await?;
     let links = leaf.netns.run("ip -o link")?;
     let ours = links.lines().find(|l| l.split_whitespace().nth(1).is_some_and(|n| n.starts_with("cw")));
