@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "causeway/v1/port.proto",
                 "causeway/v1/fabric.proto",
                 "causeway/v1/agent.proto",
+                "causeway/v1/ready.proto",
             ],
             &["."],
         )?;

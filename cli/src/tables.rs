@@ -39,7 +39,7 @@ fn number(n: u32) -> (String, Tone) {
 
 pub(crate) fn state_tone(state: i32) -> Tone {
     match v1::PortState::try_from(state) {
-        Ok(v1::PortState::Advertised | v1::PortState::Programmed) => Tone::Good,
+        Ok(v1::PortState::Ready | v1::PortState::Advertised | v1::PortState::Programmed) => Tone::Good,
         Ok(v1::PortState::Bound) => Tone::Warn,
         Ok(v1::PortState::Failed) => Tone::Bad,
         Ok(v1::PortState::Released) => Tone::Faint,

@@ -20,6 +20,8 @@ mod board;
 mod claim;
 mod keeper;
 mod message;
+#[allow(dead_code, reason = "not all of it is used by what orders probes")]
+mod probe;
 mod session;
 
 use std::collections::BTreeMap;
@@ -41,6 +43,8 @@ use crate::store::{LeaseId, Store};
 
 pub(crate) use board::{NodeReport, PortProgress};
 pub(crate) use message::node_state;
+#[allow(unused_imports, reason = "for those who order probes")]
+pub(crate) use probe::{NoProbe, Probe};
 
 use board::Board;
 use claim::Claims;
@@ -63,6 +67,7 @@ struct Shared {
     claims: Claims,
     board: RwLock<Board>,
     sessions: Mutex<BTreeMap<Name, Seat>>,
+    probes: Mutex<probe::Probes>,
     next_session: std::sync::atomic::AtomicU64,
     news: broadcast::Sender<PortNews>,
     dirty: Notify,
@@ -79,6 +84,8 @@ struct Seat {
     claimed: Option<Revision>,
     /// Ends the session.
     end: CancellationToken,
+    /// What goes to the agent besides its state.
+    orders: mpsc::Sender<probe::Order>,
 }
 
 impl Agents {
@@ -101,6 +108,7 @@ impl Agents {
             claims,
             board: RwLock::default(),
             sessions: Mutex::default(),
+            probes: Mutex::default(),
             next_session: 1.into(),
             news: broadcast::channel(NEWS).0,
             dirty: Notify::new(),
@@ -152,7 +160,12 @@ impl Agents {
     }
 
     /// Takes the node's seat at this controller. An older session of the same agent ends: it takes its own place back.
-    fn take_seat(&self, node: &Name, instance: &str) -> Result<Seat, Refusal> {
+    fn take_seat(
+        &self,
+        node: &Name,
+        instance: &str,
+        orders: mpsc::Sender<probe::Order>,
+    ) -> Result<Seat, Refusal> {
         let mut sessions = self.sessions();
         if let Some(seat) = sessions.get(node) {
             if seat.instance != instance {
@@ -166,6 +179,7 @@ impl Agents {
             instance: instance.to_owned(),
             claimed: None,
             end: self.shared.cancel.child_token(),
+            orders,
         };
         sessions.insert(node.clone(), seat.clone());
         Ok(seat)

@@ -11,14 +11,17 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::duties;
 use crate::journal::{self, Journal, JournalError};
 use crate::kernel::{Dataplane, Heard, Kernel, OpError};
 use crate::lan::moves::Moves;
+use crate::local::Local;
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
 use crate::observed::Observed;
 use crate::op::Op;
 use crate::plan::{Scope, plan};
+use crate::probe::ProberHandle;
 use crate::reconcile::{Command, Progress, Reconciler, Timing};
 use crate::stream::{Client, Identity};
 
@@ -60,6 +63,8 @@ pub struct DataplaneHandle {
     pub statuses: mpsc::Receiver<v1::AgentStatus>,
     /// How far it is.
     pub progress: watch::Receiver<Progress>,
+    /// What lives on this node.
+    pub local: watch::Receiver<Arc<Local>>,
     thread: JoinHandle<()>,
 }
 
@@ -104,9 +109,9 @@ impl DataplaneHandle {
             };
             match open() {
                 Ok((runtime, kernel)) => {
-                    let _ = ready.send(Ok(()));
                     let looks = crate::checks::look;
                     let reconciler = Reconciler::new(kernel, timing, give_statuses, publish, looks);
+                    let _ = ready.send(Ok(reconciler.local()));
                     runtime.block_on(reconciler.run(take_commands, stop));
                 }
                 Err(error) => {
@@ -116,8 +121,8 @@ impl DataplaneHandle {
         };
         let thread =
             std::thread::Builder::new().name("dataplane".into()).spawn(work).map_err(AgentError::Thread)?;
-        is_ready.recv().map_err(|_| AgentError::Died)??;
-        Ok(DataplaneHandle { commands, statuses, progress, thread })
+        let local = is_ready.recv().map_err(|_| AgentError::Died)??;
+        Ok(DataplaneHandle { commands, statuses, progress, local, thread })
     }
 
     /// Waits until its thread has ended, which it does when told to stop or when nobody gives commands any more.
@@ -144,7 +149,8 @@ pub async fn run(
         controllers: config.controllers.clone(),
     };
     let plane = DataplaneHandle::start_with(None, timing, Some(moves), stop.child_token())?;
-    let DataplaneHandle { commands, statuses, mut progress, thread } = plane;
+    let DataplaneHandle { commands, statuses, mut progress, local, thread } = plane;
+    let prober = ProberHandle::start(None, local, stop.child_token()).map_err(AgentError::Thread)?;
     let revision = state.as_ref().map_or(0, |s| s.revision);
     if let Some(state) = state {
         tracing::info!(rev = revision, ports = state.ports.len(), "applying the state on disk");
@@ -158,11 +164,12 @@ pub async fn run(
     started();
     let identity =
         Identity { node: config.node, instance_id, controllers: config.controllers, tls: config.tls };
-    let client = Client::new(identity, Some(journal), revision, commands, statuses);
-    let session = client.run(stop.clone());
+    let (side, duties) = duties::pair();
+    let client = Client::new(identity, Some(journal), revision, commands, statuses).with_side(side);
+    let session = async { tokio::join!(client.run(stop.clone()), duties.run(prober)) };
     tokio::pin!(session);
     let died = tokio::select! {
-        () = &mut session => false,
+        _ = &mut session => false,
         // The data plane's thread holds the other end.
         () = async { while progress.changed().await.is_ok() {} } => true,
     };

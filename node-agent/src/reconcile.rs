@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fabric::Thing;
 use crate::kernel::Dataplane;
+use crate::local::Local;
 use crate::model::{Desired, Key};
 use crate::netlink::NetlinkError;
 use crate::observed::{Inside, Observed};
@@ -95,6 +96,7 @@ pub struct Reconciler<D> {
     statuses: Statuses,
     progress: Progress,
     publish: watch::Sender<Progress>,
+    local: watch::Sender<Arc<Local>>,
     checks: fn(&Desired) -> Vec<String>,
 }
 
@@ -118,8 +120,14 @@ impl<D: Dataplane> Reconciler<D> {
             statuses: Statuses::new(statuses),
             progress: Progress::default(),
             publish,
+            local: watch::Sender::default(),
             checks,
         }
+    }
+
+    /// What lives on this node, from now on.
+    pub fn local(&self) -> watch::Receiver<Arc<Local>> {
+        self.local.subscribe()
     }
 
     /// Runs until cancelled or until nobody can give commands any more. The data plane stays as it is.
@@ -182,6 +190,7 @@ impl<D: Dataplane> Reconciler<D> {
             }
             if self.has_compared_ports() {
                 self.statuses.send(&self.desired);
+                self.publish_local();
             }
             self.publish_progress();
         }
@@ -209,6 +218,17 @@ impl<D: Dataplane> Reconciler<D> {
             Scope::Keys(keys) => keys.iter().any(Key::is_structure),
         };
         self.observed.is_some() && !open
+    }
+
+    fn publish_local(&self) {
+        let local = self.statuses.local(&self.desired);
+        self.local.send_if_modified(|old| {
+            let changed = **old != local;
+            if changed {
+                *old = Arc::new(local);
+            }
+            changed
+        });
     }
 
     fn publish_progress(&mut self) {

@@ -126,6 +126,26 @@ fn client_tls(tls: &Tls) -> Result<ClientTlsConfig, String> {
     Ok(config)
 }
 
+/// What goes over the stream besides the node's state and what became of it.
+#[derive(Debug)]
+pub struct Side {
+    /// What the controller says.
+    pub notices: mpsc::Sender<Notice>,
+    /// What to say to it; lost while there is no session.
+    pub messages: mpsc::Receiver<agent_message::Message>,
+}
+
+/// News for the other end of a [`Side`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A session began.
+    Up,
+    /// The controller said something that is neither snapshot nor delta.
+    Said(Box<controller_message::Message>),
+    /// The session ended.
+    Down,
+}
+
 /// The client side of the stream.
 #[derive(Debug)]
 pub struct Client {
@@ -135,6 +155,7 @@ pub struct Client {
     revision: u64,
     commands: mpsc::Sender<Command>,
     statuses: mpsc::Receiver<v1::AgentStatus>,
+    side: Option<Side>,
     last_error: Option<String>,
 }
 
@@ -147,7 +168,21 @@ impl Client {
         commands: mpsc::Sender<Command>,
         statuses: mpsc::Receiver<v1::AgentStatus>,
     ) -> Self {
-        Client { identity, journal, revision, commands, statuses, last_error: None }
+        Client { identity, journal, revision, commands, statuses, side: None, last_error: None }
+    }
+
+    /// The same, with somebody for all else that the controller says.
+    #[must_use]
+    pub fn with_side(mut self, side: Side) -> Self {
+        self.side = Some(side);
+        self
+    }
+
+    async fn notify(&self, notice: Notice) {
+        if let Some(side) = &self.side {
+            // Nobody there means that the agent ends.
+            let _ = side.notices.send(notice).await;
+        }
     }
 
     /// Connects, and connects again, until cancelled.
@@ -164,6 +199,7 @@ impl Client {
                 ended = self.session(&address, &mut good) => ended,
             };
             if good {
+                self.notify(Notice::Down).await;
                 failures = 0;
                 self.last_error = None;
             }
@@ -235,6 +271,7 @@ impl Client {
         };
         // What was meant for an earlier listener; the new one asks for all.
         while self.statuses.try_recv().is_ok() {}
+        while self.side.as_mut().is_some_and(|side| side.messages.try_recv().is_ok()) {}
         loop {
             tokio::select! {
                 message = incoming.message() => {
@@ -247,6 +284,11 @@ impl Client {
                 status = self.statuses.recv() => {
                     let Some(status) = status else { return Ok(()) };
                     if *good && out.send(send(agent_message::Message::Status(status))).await.is_err() {
+                        return Err(SessionError::Closed);
+                    }
+                }
+                message = next_message(&mut self.side) => {
+                    if *good && out.send(send(message)).await.is_err() {
                         return Err(SessionError::Closed);
                     }
                 }
@@ -273,6 +315,9 @@ impl Client {
                 // The kernel first, then the disk.
                 let sent = self.commands.send(Command::Snapshot(Arc::clone(&state))).await.is_ok()
                     && (*good || self.commands.send(Command::ReportAll).await.is_ok());
+                if !*good {
+                    self.notify(Notice::Up).await;
+                }
                 *good = true;
                 self.revision = revision;
                 self.keep(move |journal| journal.write_snapshot(&state)).await;
@@ -285,6 +330,10 @@ impl Client {
                 let sent = self.commands.send(Command::Delta(Arc::clone(&delta))).await.is_ok();
                 self.keep(move |journal| journal.write_delta(&delta)).await;
                 Ok(sent)
+            }
+            other => {
+                self.notify(Notice::Said(Box::new(other))).await;
+                Ok(true)
             }
         }
     }
@@ -305,6 +354,18 @@ impl Client {
             }
             Err(error) => tracing::error!(%error, "state not kept on disk"),
         }
+    }
+}
+
+/// Something to say, or never.
+async fn next_message(side: &mut Option<Side>) -> agent_message::Message {
+    let message = match side {
+        Some(side) => side.messages.recv().await,
+        None => None,
+    };
+    match message {
+        Some(message) => message,
+        None => std::future::pending().await,
     }
 }
 

@@ -71,7 +71,7 @@ impl Waiting {
 
 fn is_there(port: &v1::Port, level: Level) -> bool {
     match port.state() {
-        v1::PortState::Advertised => true,
+        v1::PortState::Advertised | v1::PortState::Ready => true,
         v1::PortState::Programmed => level == Level::Programmed,
         _ => false,
     }

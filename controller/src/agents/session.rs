@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tonic::{Status, Streaming};
 
 use super::claim::Claimed;
+use super::probe::{ORDERS, Order};
 use super::{Agents, Seat, message};
 use crate::api::status::Refusal;
 use crate::derive::Changed;
@@ -39,6 +40,9 @@ pub(super) struct Session {
     claimed: Claimed,
     inbound: Streaming<v1::AgentMessage>,
     outbound: Outbound,
+    orders: mpsc::Receiver<Order>,
+    /// The next of them, for when the transport takes it.
+    order: Option<Order>,
     imports: watch::Receiver<Imports>,
     lease: watch::Receiver<Option<LeaseId>>,
     /// What there is to tell.
@@ -75,7 +79,8 @@ impl Session {
                 "declare it: causeway apply -f FILE; known ones: causeway get nodes",
             ));
         }
-        let seat = agents.take_seat(&node, &instance)?;
+        let (give_orders, orders) = mpsc::channel(ORDERS);
+        let seat = agents.take_seat(&node, &instance, give_orders)?;
         let claimed = match agents.shared.claims.claim(&node, &instance).await {
             Ok(claimed) => claimed,
             Err(refusal) => {
@@ -106,6 +111,8 @@ impl Session {
             claimed,
             inbound,
             outbound,
+            orders,
+            order: None,
             imports,
             lease,
             latest,
@@ -121,6 +128,7 @@ impl Session {
         agents.shared.metrics.agents.inc();
         tracing::info!(node = %self.node, version = self.version, "agent connected");
         let ended = self.serve().await;
+        agents.end_probes(self.seat.session);
         agents.shared.metrics.agents.dec();
         // A newer session of the same agent has the seat, the board and the claim by now.
         if agents.leave_seat(&self.node, self.seat.session) {
@@ -171,9 +179,15 @@ impl Session {
                     self.latest.imports = self.imports.borrow_and_update().clone();
                     self.behind = true;
                 }
-                permit = outbound.reserve(), if self.behind => match permit {
+                Some(order) = self.orders.recv(), if self.order.is_none() => self.order = Some(order),
+                permit = outbound.reserve(), if self.behind || self.order.is_some() => match permit {
                     Ok(permit) => {
-                        if let Some(message) = self.next_message().await? {
+                        // The state first: an order may speak of what is new in it.
+                        let message = match self.behind {
+                            true => self.next_message().await?,
+                            false => self.order.take().map(|message| v1::ControllerMessage { message: Some(message) }),
+                        };
+                        if let Some(message) = message {
                             permit.send(Ok(message));
                         }
                     }
@@ -286,6 +300,12 @@ impl Session {
             Some(v1::agent_message::Message::Hello(_)) => {
                 Err(Refusal::field("hello", "was said before; a new one needs a new stream"))
             }
+            Some(v1::agent_message::Message::ProbeResult(result)) => {
+                self.agents.probed(&self.node, result);
+                Ok(())
+            }
+            // Nothing is proven yet.
+            Some(v1::agent_message::Message::Prove(_)) => Ok(()),
             // A message of a newer agent that this controller does not know.
             None => Ok(()),
         }

@@ -270,8 +270,14 @@ impl Agent {
     }
 
     pub(crate) async fn next(&mut self) -> Result<v1::controller_message::Message> {
-        let message = timeout(PATIENCE, self.stream.message()).await.context("no message in time")??;
-        message.and_then(|m| m.message).context("the stream ended")
+        loop {
+            let message = timeout(PATIENCE, self.stream.message()).await.context("no message in time")??;
+            match message.and_then(|m| m.message).context("the stream ended")? {
+                // They come when they come; who looks at them uses `levels`.
+                v1::controller_message::Message::Levels(_) => {}
+                message => return Ok(message),
+            }
+        }
     }
 
     pub(crate) async fn snapshot(&mut self) -> Result<v1::NodeState> {

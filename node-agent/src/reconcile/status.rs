@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::dev::Dev;
+use crate::local::{Local, LocalNetwork, LocalPort};
 use crate::model::{Desired, Item, Key, Port};
 use crate::plan::{Plan, Scope};
 
@@ -139,6 +140,30 @@ impl Statuses {
             }
         }
         states
+    }
+
+    /// What lives here, for others.
+    pub(super) fn local(&self, desired: &Desired) -> Local {
+        let port = |port: &Port| LocalPort {
+            vni: port.vni,
+            mac: port.mac,
+            addresses: port.addresses.clone(),
+            netns: port.netns.clone(),
+            interface: port.interface.clone(),
+            attach: port.attach,
+            generation: port.generation,
+            problem: self.port_state(port).problem,
+        };
+        let rejected = desired.rejected().iter().filter_map(|(item, why)| match item {
+            Item::Port(id) => Some((id.parse().ok()?, (why.generation, why.reason.clone()))),
+            _ => None,
+        });
+        Local {
+            node: desired.node().to_owned(),
+            networks: LocalNetwork::all(desired),
+            ports: desired.ports().iter().map(|(id, found)| (id.clone(), port(found))).collect(),
+            rejected: rejected.collect(),
+        }
     }
 
     fn log_changes(&self, states: &BTreeMap<String, PortState>) {

@@ -7,6 +7,7 @@ mod host;
 mod lan;
 mod moves;
 mod netns;
+mod probe;
 mod program;
 mod rate;
 mod routing;

@@ -224,7 +224,8 @@ async fn programmed(controller: &Controller, n: u8, side: u8) -> Result<()> {
         let port = ports.get_port(v1::GetPortRequest { key: Some(key(n, side)) }).await?.into_inner().port;
         let port = port.context("no port")?;
         let state = port.state();
-        let is_there = matches!(state, v1::PortState::Programmed | v1::PortState::Advertised);
+        let is_there =
+            matches!(state, v1::PortState::Programmed | v1::PortState::Advertised | v1::PortState::Ready);
         ensure!(is_there, "{} {}", state.as_str_name(), port.problem);
         Ok(())
     })
