@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{alarms, apply, fabric, lab, ports, records, topology};
+use crate::{alarms, apply, events, fabric, ip, lab, ports, records, topology};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -52,6 +52,9 @@ pub(crate) struct Globals {
     /// Time limit, for example 500ms, 10s or 2m; a bare number is seconds [default: 10s, with --wait 30s, watch: none]
     #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration, help_heading = "Connection")]
     pub(crate) timeout: Option<Duration>,
+    /// Why, for the history of what is changed
+    #[arg(long, global = true, value_name = "TEXT", help_heading = "History")]
+    pub(crate) reason: Option<String>,
     /// Form of the output
     #[arg(
         short,
@@ -85,6 +88,18 @@ Examples:
   causeway port list --network web"
     )]
     Port(ports::PortCommand),
+    /// Who has an address, who had it, and all of them as a file
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  causeway ip at 10.8.0.5 14:03
+  causeway ip history 10.8.0.5
+  causeway ip export > addresses.csv"
+    )]
+    Ip(ip::IpCommand),
+    Events(events::EventsArgs),
     /// Nodes and their agents
     #[command(subcommand, arg_required_else_help = true, after_help = "Examples:\n  causeway node list")]
     Node(fabric::NodeCommand),

@@ -1,15 +1,19 @@
 //! Connections to the controllers. Any of several may answer: they share one store.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use causeway_proto::v1::config_service_client::ConfigServiceClient;
 use causeway_proto::v1::fabric_service_client::FabricServiceClient;
+use causeway_proto::v1::history_service_client::HistoryServiceClient;
 use causeway_proto::v1::port_service_client::PortServiceClient;
 use tokio::time::{Instant, timeout_at};
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
-use tonic::{Code, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::failure::{Exit, Failure};
 
@@ -278,16 +282,56 @@ fn tls_config(args: &TlsArgs) -> Result<Option<ClientTlsConfig>, Failure> {
     Ok(Some(config))
 }
 
-pub(crate) fn config(channel: Channel) -> ConfigServiceClient<Channel> {
-    ConfigServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
+/// Who asks and why, as every request says.
+static SIGNATURE: OnceLock<MetadataMap> = OnceLock::new();
+
+/// Sets what requests say of who asks: `USER@HOST`, and the reason if there is one.
+pub(crate) fn sign(reason: Option<&str>) {
+    let mut metadata = MetadataMap::new();
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let user = user.filter(|user| !user.is_empty()).unwrap_or_else(|| {
+        // The owner of our own process.
+        std::fs::metadata("/proc/self").map_or_else(|_| "unknown".to_owned(), |m| format!("uid{}", m.uid()))
+    });
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // A name that is not ASCII cannot be sent; then the address says who it is.
+    if let Ok(actor) = format!("{user}@{}", host.trim()).parse() {
+        metadata.insert("causeway-actor", actor);
+    }
+    if let Some(reason) = reason {
+        metadata.insert_bin("causeway-reason-bin", MetadataValue::from_bytes(reason.as_bytes()));
+    }
+    // The first one counts: a process asks for one command.
+    let _ = SIGNATURE.set(metadata);
 }
 
-pub(crate) fn ports(channel: Channel) -> PortServiceClient<Channel> {
-    PortServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
+/// A connection whose requests say who asks.
+pub(crate) type Signed = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+
+fn signed(channel: Channel) -> Signed {
+    fn add(mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(signature) = SIGNATURE.get() {
+            request.metadata_mut().as_mut().extend(signature.clone().into_headers());
+        }
+        Ok(request)
+    }
+    InterceptedService::new(channel, add)
 }
 
-pub(crate) fn fabric(channel: Channel) -> FabricServiceClient<Channel> {
-    FabricServiceClient::new(channel).max_decoding_message_size(ANSWER_LIMIT)
+pub(crate) fn config(channel: Channel) -> ConfigServiceClient<Signed> {
+    ConfigServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+pub(crate) fn ports(channel: Channel) -> PortServiceClient<Signed> {
+    PortServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+pub(crate) fn fabric(channel: Channel) -> FabricServiceClient<Signed> {
+    FabricServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+pub(crate) fn history(channel: Channel) -> HistoryServiceClient<Signed> {
+    HistoryServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ mod alarms;
 mod apply;
 mod args;
 mod client;
+mod events;
 mod fabric;
 mod failure;
+mod ip;
 mod lab;
 mod manifest;
 mod output;
@@ -15,6 +17,7 @@ mod records;
 mod reference;
 mod suggest;
 mod tables;
+mod time;
 mod topology;
 mod version;
 mod view;
@@ -92,6 +95,7 @@ fn run(cli: Cli, out: Output) -> Outcome {
 async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
     // An environment that sets the variable to nothing means the same as one that does not set it.
     let server = if globals.server.is_empty() { args::DEFAULT_SERVER } else { &globals.server };
+    client::sign(globals.reason.as_deref());
     let client = Client::new(server, &globals.tls, globals.timeout.unwrap_or(REQUEST_TIMEOUT))?;
     match command {
         Command::Apply(args) => apply::run(args, &client, out).await,
@@ -101,6 +105,8 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Port(command) => ports::run(command, &client, out, globals.timeout).await,
         Command::Node(command) => fabric::node(command, &client, out).await,
         Command::Bgp(command) => fabric::bgp(command, &client, out).await,
+        Command::Ip(command) => ip::run(command, &client, out).await,
+        Command::Events(args) => events::run(args, &client, out, globals.timeout).await,
         Command::Fabric(command) => alarms::run(command, &client, out).await,
         Command::Version => version::run(&client, out).await,
         // These ask nobody and were done before.

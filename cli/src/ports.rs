@@ -97,9 +97,6 @@ pub(crate) struct ReleaseArgs {
     /// Delete the record: the addresses go back to the pool now
     #[arg(long)]
     forget: bool,
-    /// Why, for the controller's log
-    #[arg(long, default_value = "")]
-    reason: String,
 }
 
 /// Show ports by key
@@ -244,7 +241,8 @@ async fn release(args: ReleaseArgs, client: &Client, out: Output) -> Outcome {
         let request = v1::ReleasePortRequest {
             key: Some(message(key)),
             forget: args.forget,
-            reason: args.reason.clone(),
+            // It is in the metadata, as that of every other change.
+            reason: String::new(),
         };
         let act = format!("release port {key}");
         client.call(&act, async |channel| ports(channel).release_port(request.clone()).await).await?;

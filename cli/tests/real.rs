@@ -199,3 +199,51 @@ fn ports_live_and_refusals_say_who() {
     }
     assert!(running.dir.path().join("store").exists());
 }
+
+#[test]
+fn the_history_says_who_had_an_address_when_and_why() {
+    let running = Running::start();
+    running.causeway(0, &["apply", "-f", "-"], FABRIC);
+    let (empty, _) = running.causeway(2, &["ip", "at", "10.100.0.2", "now"], "");
+    assert!(empty.starts_with("10.100.0.2 was nobody's at "), "{empty}");
+    running.causeway(0, &["port", "create", "web/a", "--reason", "für den Test"], "");
+    running.causeway(0, &["port", "bind", "web/a", "--node", "host1", "--netns", "pid:1"], "");
+    let (at, _) = running.causeway(0, &["ip", "at", "10.100.0.2", "now"], "");
+    assert!(at.contains("was port default/web/a, bound to host1, MAC 02:ca:0a:64:00:02"), "{at}");
+    let (before, _) = running.causeway(2, &["ip", "at", "10.100.0.2", "1h"], "");
+    assert!(before.contains("was nobody's"), "{before}");
+    running.causeway(0, &["port", "release", "web/a", "--forget"], "");
+    running.causeway(0, &["port", "create", "web/b", "--address", "10.100.0.2"], "");
+
+    let (history, _) = running.causeway(0, &["ip", "history", "10.100.0.2"], "");
+    let kinds: Vec<&str> = history.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(kinds, ["created", "freed", "bound", "created"], "{history}");
+    assert!(history.contains("because: für den Test"), "{history}");
+    let (json, _) = running.causeway(0, &["ip", "history", "10.100.0.2", "-o", "json"], "");
+    let events: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let first = &events[3];
+    assert_eq!((first["kind"].as_str(), first["reason"].as_str()), (Some("created"), Some("für den Test")));
+    assert!(first["actor"].as_str().unwrap().contains('@'), "{first}");
+    assert!(first["peer"].as_str().unwrap().starts_with("uid "), "{first}");
+    // At the moment of an event it is true already; a millisecond before the first nobody had it.
+    let moment = |n: usize, less: i64| (events[n]["time_ms"].as_i64().unwrap() - less).to_string();
+    let (at, _) = running.causeway(0, &["ip", "at", "10.100.0.2", &moment(2, 0), "-o", "json"], "");
+    let at: serde_json::Value = serde_json::from_str(&at).unwrap();
+    assert_eq!((at["port"]["name"].as_str(), at["state"].as_str()), (Some("a"), Some("bound")), "{at}");
+    assert!(at["to"].is_string(), "{at}");
+    running.causeway(2, &["ip", "at", "10.100.0.2", &moment(3, 1)], "");
+
+    let (events, _) = running.causeway(0, &["events", "--kind", "declared", "-o", "json"], "");
+    assert_eq!(events.lines().count(), 5, "{events}");
+    let (events, _) = running.causeway(0, &["events", "--port", "web/a"], "");
+    assert_eq!(events.lines().count(), 3, "{events}");
+    let (follow, _) = running.causeway(0, &["events", "--follow", "--count", "2", "--node", "host1"], "");
+    assert_eq!(follow.lines().count(), 2, "{follow}");
+    let (csv, _) = running.causeway(0, &["ip", "export"], "");
+    let rows: Vec<&str> = csv.lines().collect();
+    assert_eq!(rows.len(), 2, "{csv}");
+    assert!(rows[1].starts_with("10.100.0.2,default,web,b,02:ca:0a:64:00:02,reserved,,"), "{csv}");
+    let (csv, _) = running.causeway(0, &["ip", "export", "--history"], "");
+    assert_eq!(csv.lines().count(), 1 + 5 + 4, "{csv}");
+    running.causeway(64, &["ip", "at", "10.100.0.2", "yesterday"], "");
+}

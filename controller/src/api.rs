@@ -3,9 +3,12 @@
 
 mod agent;
 mod alarms;
+mod caller;
 mod config;
+mod events;
 mod explain;
 mod fabric;
+mod history;
 mod parse;
 mod port;
 mod port_message;
@@ -28,6 +31,7 @@ use tonic::{Code, Response, Status};
 use crate::agents::Agents;
 use crate::derive::View;
 use crate::fabric::Fabric;
+use crate::history::History;
 use crate::intent::Intent;
 use crate::metrics::{Call, Metrics};
 use crate::ports::Ports;
@@ -53,6 +57,9 @@ pub(crate) struct App {
     pub(crate) ports: Ports,
     pub(crate) fabric: Fabric,
     pub(crate) agents: Agents,
+    pub(crate) history: History,
+    /// For how long the history is kept, in milliseconds; `None`: for ever.
+    pub(crate) history_ms: Option<i64>,
     pub(crate) metrics: Metrics,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 const DATA_DIRECTORY: &str = "/var/lib/causeway/controller";
 /// Where the local socket lies.
 const SOCKET: &str = "/run/causeway/controller.sock";
+/// For how long the history is kept.
+const HISTORY_DAYS: u32 = 90;
 /// TCP port of the gRPC API.
 const GRPC_PORT: u16 = 7480;
 /// TCP port of health and metrics.
@@ -71,6 +73,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Where records are kept.
     pub store: StoreConfig,
+    /// For how many days the history is kept; 0: for ever.
+    pub history_days: u32,
     /// Logs.
     pub log: Log,
 }
@@ -178,6 +182,7 @@ impl Default for Config {
             bgp_listen: everywhere(BGP_PORT),
             tls: None,
             store: StoreConfig::File(DATA_DIRECTORY.into()),
+            history_days: HISTORY_DAYS,
             log: Log::default(),
         }
     }
@@ -235,6 +240,11 @@ impl Config {
     /// As YAML, all defaults filled in.
     pub fn print(&self) -> Result<String, ConfigError> {
         serde_saphyr::to_string(self).map_err(|error| ConfigError::Print(error.to_string()))
+    }
+
+    /// For how long the history is kept, in milliseconds; `None`: for ever.
+    pub fn history_ms(&self) -> Option<i64> {
+        (self.history_days > 0).then(|| i64::from(self.history_days) * 86_400_000)
     }
 
     /// Checks what types do not say.

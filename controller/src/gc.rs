@@ -1,18 +1,24 @@
 //! Gives back what nobody needs: released ports whose time is over. One controller at a time does it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_proto::PortKey;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::election::Election;
+use crate::history;
 use crate::ports::plan::expires_ms;
 use crate::ports::{PortError, Ports, now_ms};
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::store::Store;
 
 /// How often is looked.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How often old history is looked for.
+const TRIM_PERIOD: Duration = Duration::from_secs(60);
 /// Ports given back in one go.
 const ROUND: usize = 1_000;
 
@@ -38,13 +44,14 @@ pub fn expired(snapshot: &Snapshot, now_ms: i64, most: usize) -> Vec<PortKey> {
 }
 
 /// Sweeps while this controller leads, until `cancel`.
-pub async fn run(state: State, ports: Ports, mut election: Election, cancel: CancellationToken) {
+pub async fn run(state: State, ports: Ports, trim: Trim, mut election: Election, cancel: CancellationToken) {
     let work = async {
         while election.lead().await {
             let mut led = election.clone();
             tokio::select! {
                 () = led.lose() => {}
                 () = sweep_forever(&state, &ports) => {}
+                () = trim.run() => {}
             }
         }
     };
@@ -72,5 +79,40 @@ pub async fn sweep(state: &State, ports: &Ports, now_ms: i64) {
             Err(PortError::Precondition { .. }) => {}
             Err(error) => tracing::warn!(port = %key, %error, "port could not be given back"),
         }
+    }
+}
+
+/// Removes history that is too old.
+#[derive(Debug)]
+pub struct Trim {
+    store: Arc<dyn Store>,
+    /// For how long it is kept, in milliseconds; `None`: for ever.
+    kept_ms: Option<i64>,
+    /// When this was made, by both clocks.
+    begun: (i64, Instant),
+}
+
+impl Trim {
+    /// `kept_ms`: for how long history is kept, in milliseconds; `None`: for ever.
+    pub fn new(store: Arc<dyn Store>, kept_ms: Option<i64>) -> Self {
+        Trim { store, kept_ms, begun: (now_ms(), Instant::now()) }
+    }
+
+    async fn run(&self) {
+        let Some(kept_ms) = self.kept_ms else { return std::future::pending().await };
+        loop {
+            match history::trim(self.store.as_ref(), self.steady_ms().saturating_sub(kept_ms)).await {
+                Ok(0) => {}
+                Ok(records) => tracing::info!(records, "old history is removed"),
+                Err(error) => tracing::warn!(%error, "old history could not be removed"),
+            }
+            tokio::time::sleep(TRIM_PERIOD).await;
+        }
+    }
+
+    /// Unix milliseconds; a clock that was set forward since the start removes nothing early.
+    fn steady_ms(&self) -> i64 {
+        let passed = i64::try_from(self.begun.1.elapsed().as_millis()).unwrap_or(i64::MAX);
+        now_ms().min(self.begun.0.saturating_add(passed))
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use causeway_proto::{Revision, v1};
 
+use crate::history::By;
 use crate::state::State;
 use crate::store::Store;
 
@@ -68,12 +69,20 @@ pub struct Intent {
     state: State,
     /// The controllers' AS: of it default route targets are made, which must fit.
     asn: u32,
+    /// Who asks.
+    by: Arc<By>,
 }
 
 impl Intent {
     /// `asn`: the controllers' AS number.
     pub fn new(store: Arc<dyn Store>, state: State, asn: u32) -> Self {
-        Intent { store, state, asn }
+        Intent { store, state, asn, by: Arc::default() }
+    }
+
+    /// The same, on behalf of somebody: the history says who asked.
+    #[must_use]
+    pub fn on_behalf(&self, by: By) -> Self {
+        Intent { by: Arc::new(by), ..self.clone() }
     }
 
     /// Creates or changes records; with `dry_run` only says what would happen. Field paths of errors begin with

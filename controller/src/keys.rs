@@ -100,6 +100,75 @@ pub fn ports_of(network: &NetworkKey) -> String {
     format!("intent/port/{network}/")
 }
 
+/// Below it lie the events, in the order of time.
+pub const LOG: &str = "history/log/";
+/// Below it lie the ports that are gone, by their addresses.
+const ADDRESS_HISTORY: &str = "history/address/";
+/// Below it lie the ports that are gone, by their keys.
+const PORT_HISTORY: &str = "history/port/";
+
+/// The events of one transaction: by time (Unix milliseconds), and a number that no other transaction of that moment has.
+pub fn events(at_ms: i64, number: u64) -> String {
+    format!("{}{number:016x}", events_at(at_ms))
+}
+
+/// Below it lie the events of one millisecond.
+pub fn events_at(at_ms: i64) -> String {
+    format!("{LOG}{:013}/", at_ms.max(0))
+}
+
+/// The time of events at a path.
+pub fn events_time(path: &str) -> Option<i64> {
+    path.strip_prefix(LOG)?.split_once('/')?.0.parse().ok()
+}
+
+/// Below it lie the ends of all ports that had an address.
+pub fn ends_of_address(vrf: &Name, address: IpAddr) -> String {
+    format!("{ADDRESS_HISTORY}{vrf}/{address}/")
+}
+
+/// Says that a port gave up an address at a time (Unix milliseconds).
+pub fn end_of_address(port: &PortKey, address: IpAddr, at_ms: i64) -> String {
+    let network = &port.network;
+    format!(
+        "{}{:013}/{}/{}",
+        ends_of_address(&network.vrf, address),
+        at_ms.max(0),
+        network.network,
+        port.name
+    )
+}
+
+/// The port and the time of such a path.
+pub fn read_end_of_address(path: &str) -> Option<(PortKey, i64)> {
+    let mut parts = path.strip_prefix(ADDRESS_HISTORY)?.splitn(5, '/');
+    let (vrf, _address, at_ms) = (parts.next()?, parts.next()?, parts.next()?.parse().ok()?);
+    let network = NetworkKey { vrf: vrf.parse().ok()?, network: parts.next()?.parse().ok()? };
+    Some((PortKey { network, name: parts.next()?.parse().ok()? }, at_ms))
+}
+
+/// Below it lie the ends of all ports of a key. A name may contain slashes: what follows is a number, or the end of
+/// another port.
+pub fn ends_of_port(port: &PortKey) -> String {
+    format!("{PORT_HISTORY}{port}/")
+}
+
+/// Says that a port ended at a time (Unix milliseconds).
+pub fn end_of_port(port: &PortKey, at_ms: i64) -> String {
+    format!("{}{:013}", ends_of_port(port), at_ms.max(0))
+}
+
+/// The time of such a path; `None` if it is that of another port.
+pub fn read_end_of_port(port: &PortKey, path: &str) -> Option<i64> {
+    path.strip_prefix(&ends_of_port(port))?.parse().ok()
+}
+
+/// The first key after all keys with this prefix, which must end with a slash.
+pub fn after(prefix: &str) -> String {
+    // '0' follows '/'.
+    format!("{}0", prefix.strip_suffix('/').unwrap_or(prefix))
+}
+
 /// Claims an address of a VRF. The subnet is part of the key so that a subnet's deletion can compare that nothing is
 /// claimed in it; as subnets of a VRF never overlap, an address has one key only.
 pub fn address(vrf: &Name, subnet: Prefix, address: IpAddr) -> String {
@@ -182,6 +251,24 @@ mod tests {
         for key in samples() {
             assert_eq!(RecordKey::parse(&key.path()), Some(key));
         }
+    }
+
+    #[test]
+    fn ends_round_trip_with_names_that_have_slashes() {
+        let port: PortKey = "red/web/ns/pod-1".parse().unwrap();
+        for address in ["10.0.0.1", "fd00::1"] {
+            let path = end_of_address(&port, address.parse().unwrap(), 1_795_000_000_000);
+            assert_eq!(read_end_of_address(&path), Some((port.clone(), 1_795_000_000_000)));
+            assert!(path.starts_with(&ends_of_address(&port.network.vrf, address.parse().unwrap())));
+        }
+        let path = end_of_port(&port, 17);
+        assert_eq!(read_end_of_port(&port, &path), Some(17));
+        assert_eq!(read_end_of_port(&"red/web/ns".parse().unwrap(), &path), None);
+        assert_eq!(events_time(&events(1_795_000_000_000, u64::MAX)), Some(1_795_000_000_000));
+        for other in ["", "history/log/", "history/log/x/1", "intent/log/1/1"] {
+            assert_eq!(events_time(other), None, "{other}");
+        }
+        assert!(after(LOG) > events(i64::MAX, u64::MAX) && after(LOG).as_str() < PORT_HISTORY);
     }
 
     #[test]

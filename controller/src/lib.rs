@@ -9,6 +9,7 @@ pub mod derive;
 pub mod election;
 pub mod fabric;
 pub mod gc;
+pub mod history;
 mod http;
 pub mod intent;
 pub mod keys;

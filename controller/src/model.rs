@@ -198,6 +198,10 @@ pub struct Port {
     pub labels: BTreeMap<String, String>,
     /// Unix time in milliseconds of its creation.
     pub created_ms: i64,
+    /// Unix time in milliseconds of the last event of the port that wrote this record: where its history begins, read
+    /// backwards. 0: that of its creation.
+    #[serde(default, skip_serializing_if = "is_zero64")]
+    pub changed_ms: i64,
     /// Unix time in milliseconds of its release; `None`: in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_ms: Option<i64>,
@@ -207,6 +211,13 @@ pub struct Port {
     /// Whether it is guarded; `None`: as its network says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
+}
+
+impl Port {
+    /// Unix time in milliseconds of the last event that wrote this record.
+    pub fn changed_ms(&self) -> i64 {
+        if self.changed_ms == 0 { self.created_ms } else { self.changed_ms }
+    }
 }
 
 /// Where a port lives.
@@ -234,9 +245,16 @@ pub struct Binding {
     pub generation: u64,
     /// False: unbound; the record stays for its generation.
     pub active: bool,
+    /// Unix time in milliseconds of the last event of the port that wrote this record. 0: before there was a history.
+    #[serde(default, skip_serializing_if = "is_zero64")]
+    pub changed_ms: i64,
 }
 
 fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+fn is_zero64(n: &i64) -> bool {
     *n == 0
 }
 

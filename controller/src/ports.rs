@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::derive::imports::Imports;
+use crate::history::By;
 use crate::model::{Attachment, Binding, Guard, MacvlanMode, Port, RateLimit, WorkloadKind};
 use crate::state::State;
 use crate::store::Store;
@@ -148,6 +149,8 @@ pub type Answer = Result<(Option<Stored>, Revision), PortError>;
 #[derive(Debug)]
 struct Job {
     request: Request,
+    /// Who asks.
+    by: Arc<By>,
     tries: u32,
     answer: oneshot::Sender<Answer>,
 }
@@ -156,6 +159,8 @@ struct Job {
 #[derive(Debug, Clone)]
 pub struct Ports {
     jobs: mpsc::Sender<Job>,
+    /// Who asks.
+    by: Arc<By>,
 }
 
 impl Ports {
@@ -175,7 +180,13 @@ impl Ports {
     ) -> Ports {
         let (jobs, queue) = mpsc::channel(task::QUEUE);
         tokio::spawn(cancel.run_until_cancelled_owned(task::Task::new(store, state, heard, queue).run()));
-        Ports { jobs }
+        Ports { jobs, by: Arc::default() }
+    }
+
+    /// The same, on behalf of somebody: the history says who asked.
+    #[must_use]
+    pub fn on_behalf(&self, by: By) -> Ports {
+        Ports { jobs: self.jobs.clone(), by: Arc::new(by) }
     }
 
     /// Creates ports or finds those that exist; they succeed or fail one by one. The answers are in the order of the
@@ -227,7 +238,7 @@ impl Ports {
         for request in requests {
             let (answer, receiver) = oneshot::channel();
             // A failed send drops the answer's sender, which is told below.
-            let _ = self.jobs.send(Job { request, tries: 0, answer }).await;
+            let _ = self.jobs.send(Job { request, by: Arc::clone(&self.by), tries: 0, answer }).await;
             waiting.push(receiver);
         }
         let mut answers = Vec::with_capacity(waiting.len());

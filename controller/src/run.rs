@@ -27,6 +27,7 @@ use crate::derive::evpn::Context;
 use crate::election::Election;
 use crate::fabric::{Fabric, Watcher};
 use crate::gc;
+use crate::history::{By, History};
 use crate::http::{self, Health, Phase};
 use crate::intent::Intent;
 use crate::metrics::Metrics;
@@ -277,11 +278,15 @@ fn assemble(
         tasks.clone(),
     );
     let ports = Ports::start_hearing(Arc::clone(&store), state.clone(), fabric.imports(), cancel.clone());
+    let ports = ports.on_behalf(By::controller(&config.name));
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
-    tasks.spawn(gc::run(state.clone(), ports.clone(), election, cancel.clone()));
+    let trim = gc::Trim::new(Arc::clone(&store), config.history_ms());
+    tasks.spawn(gc::run(state.clone(), ports.clone(), trim, election, cancel.clone()));
     App {
         intent: Intent::new(Arc::clone(&store), state.clone(), identity.asn),
         ports,
+        history: History::new(Arc::clone(&store)),
+        history_ms: config.history_ms(),
         store,
         state,
         fabric,

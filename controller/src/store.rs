@@ -172,6 +172,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
         Ok(Listing { entries, revision })
     }
 
+    /// Keys from `first` up to `end`, without `end`, in order, at most `most` of them.
+    async fn range(&self, first: &str, end: &str, most: usize) -> Result<Listing, StoreError>;
+
     /// Commits a transaction. After [`StoreError::Unavailable`] it is not known whether it was committed: it may have
     /// been, if the answer was lost.
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError>;

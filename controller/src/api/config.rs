@@ -5,6 +5,7 @@ use causeway_proto::v1::config_service_server::ConfigService;
 use tonic::{Request, Response, Status};
 
 use super::App;
+use super::caller::caller;
 use super::parse::short;
 use super::status::Refusal;
 use crate::intent::message::{self, Declared};
@@ -21,12 +22,13 @@ pub(crate) struct Service(pub(crate) App);
 #[tonic::async_trait]
 impl ConfigService for Service {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let intent = self.0.intent.on_behalf(caller(&metadata, &extensions));
         let work = async {
             if request.resources.len() > RESOURCES {
                 return Err(Refusal::field("resources", format!("are more than {RESOURCES}")));
             }
-            let applied = self.0.intent.apply(&request.resources, request.dry_run).await?;
+            let applied = intent.apply(&request.resources, request.dry_run).await?;
             self.0.wrote(applied.revision);
             let results = applied.outcomes.into_iter().map(outcome_message).collect();
             Ok(v1::ApplyResponse { results, revision: applied.revision.0 })
@@ -73,9 +75,10 @@ impl ConfigService for Service {
         &self,
         request: Request<v1::DeleteResourceRequest>,
     ) -> Result<Response<v1::DeleteResourceResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let intent = self.0.intent.on_behalf(caller(&metadata, &extensions));
         let work = async {
-            let revision = self.0.intent.delete(kind(request.kind)?, &request.name).await?;
+            let revision = intent.delete(kind(request.kind)?, &request.name).await?;
             self.0.wrote(revision);
             Ok(v1::DeleteResourceResponse { revision: revision.0 })
         };

@@ -7,11 +7,12 @@ use causeway_proto::{NetworkKey, PortKey, PortName, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::caller::{caller, reason};
 use super::parse::{self, Filter};
 use super::port_message::{from_snapshot, message};
 use super::status::Refusal;
 use super::{App, watch};
-use crate::ports::{CreatePort, Stored};
+use crate::ports::{CreatePort, Ports, Stored};
 use crate::snapshot::Snapshot;
 
 /// Ports of one bulk request.
@@ -33,28 +34,31 @@ impl PortService for Service {
         &self,
         request: Request<v1::CreatePortRequest>,
     ) -> Result<Response<v1::CreatePortResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        self.0.unary("PortService/CreatePort", &metadata, self.create(request)).await
+        let (metadata, extensions, request) = request.into_parts();
+        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
+        self.0.unary("PortService/CreatePort", &metadata, self.create(&ports, request)).await
     }
 
     async fn create_ports(
         &self,
         request: Request<v1::CreatePortsRequest>,
     ) -> Result<Response<v1::CreatePortsResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
-        self.0.unary("PortService/CreatePorts", &metadata, self.create_many(request)).await
+        let (metadata, extensions, request) = request.into_parts();
+        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
+        self.0.unary("PortService/CreatePorts", &metadata, self.create_many(&ports, request)).await
     }
 
     async fn bind_port(
         &self,
         request: Request<v1::BindPortRequest>,
     ) -> Result<Response<v1::BindPortResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
         let work = async {
             let key = parse::port_key("key", request.key)?;
             let Some(binding) = request.binding else { return Err(Refusal::field("binding", "is required")) };
             let place = parse::place("binding", binding)?;
-            let stored = self.0.ports.bind(key, place).await?;
+            let stored = ports.bind(key, place).await?;
             Ok(v1::BindPortResponse { port: Some(self.stored(&stored)) })
         };
         self.0.unary("PortService/BindPort", &metadata, work).await
@@ -64,9 +68,10 @@ impl PortService for Service {
         &self,
         request: Request<v1::UnbindPortRequest>,
     ) -> Result<Response<v1::UnbindPortResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
         let work = async {
-            let stored = self.0.ports.unbind(parse::port_key("key", request.key)?).await?;
+            let stored = ports.unbind(parse::port_key("key", request.key)?).await?;
             Ok(v1::UnbindPortResponse { port: Some(self.stored(&stored)) })
         };
         self.0.unary("PortService/UnbindPort", &metadata, work).await
@@ -76,13 +81,14 @@ impl PortService for Service {
         &self,
         request: Request<v1::ReleasePortRequest>,
     ) -> Result<Response<v1::ReleasePortResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let by = caller(&metadata, &extensions).because(&reason(&request.reason));
+        let ports = self.0.ports.on_behalf(by);
         let work = async {
             let key = parse::port_key("key", request.key)?;
-            let revision = self.0.ports.release(key.clone(), request.forget).await?;
+            let revision = ports.release(key.clone(), request.forget).await?;
             self.0.wrote(revision);
-            let reason = parse::short(&request.reason);
-            tracing::info!(port = %key, forget = request.forget, reason, rev = revision.0, "port released");
+            tracing::info!(port = %key, forget = request.forget, rev = revision.0, "port released");
             Ok(v1::ReleasePortResponse { revision: revision.0 })
         };
         self.0.unary("PortService/ReleasePort", &metadata, work).await
@@ -119,7 +125,8 @@ impl PortService for Service {
         &self,
         request: Request<v1::UpdatePortRequest>,
     ) -> Result<Response<v1::UpdatePortResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
+        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
         let work = async {
             let key = parse::port_key("key", request.key)?;
             let rate = request.rate.map(|rate| parse::rate("rate", rate)).transpose()?;
@@ -131,7 +138,7 @@ impl PortService for Service {
                 (None, false) => None,
                 (given, false) => Some(given),
             };
-            let stored = self.0.ports.update(key, rate, guard).await?;
+            let stored = ports.update(key, rate, guard).await?;
             Ok(v1::UpdatePortResponse { port: Some(self.stored(&stored)) })
         };
         self.0.unary("PortService/UpdatePort", &metadata, work).await
@@ -161,23 +168,31 @@ impl Service {
         v1::CreatePortResponse { port: Some(self.stored(stored)), created: stored.created }
     }
 
-    async fn create(&self, request: v1::CreatePortRequest) -> Result<v1::CreatePortResponse, Refusal> {
+    async fn create(
+        &self,
+        ports: &Ports,
+        request: v1::CreatePortRequest,
+    ) -> Result<v1::CreatePortResponse, Refusal> {
         let port = parse::create_port(request)?;
-        let mut answers = self.0.ports.create(vec![port]).await;
+        let mut answers = ports.create(vec![port]).await;
         match answers.pop() {
             Some(answer) => Ok(self.created(&answer?)),
             None => Err(Refusal::unavailable("the controller is stopping")),
         }
     }
 
-    async fn create_many(&self, request: v1::CreatePortsRequest) -> Result<v1::CreatePortsResponse, Refusal> {
+    async fn create_many(
+        &self,
+        ports: &Ports,
+        request: v1::CreatePortsRequest,
+    ) -> Result<v1::CreatePortsResponse, Refusal> {
         if request.ports.len() > BULK {
             return Err(Refusal::field("ports", format!("are more than {BULK}")));
         }
         let parsed: Vec<Result<CreatePort, Refusal>> =
             request.ports.into_iter().map(parse::create_port).collect();
         let good = parsed.iter().filter_map(|port| port.as_ref().ok().cloned()).collect();
-        let mut answers = self.0.ports.create(good).await.into_iter();
+        let mut answers = ports.create(good).await.into_iter();
         let mut results = Vec::with_capacity(parsed.len());
         for port in parsed {
             let result = match port {

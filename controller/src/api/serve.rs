@@ -8,6 +8,7 @@ use std::time::Duration;
 use causeway_proto::v1::agent_service_server::AgentServiceServer;
 use causeway_proto::v1::config_service_server::ConfigServiceServer;
 use causeway_proto::v1::fabric_service_server::FabricServiceServer;
+use causeway_proto::v1::history_service_server::HistoryServiceServer;
 use causeway_proto::v1::port_service_server::PortServiceServer;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -16,7 +17,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use super::{App, agent, config, fabric, port};
+use super::{App, agent, config, fabric, history, port};
 use crate::config::{Listen, Tls};
 
 /// Largest request taken, in bytes: a thousand ports with labels have less than one megabyte.
@@ -128,6 +129,7 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
     reporter.set_serving::<PortServiceServer<port::Service>>().await;
     reporter.set_serving::<ConfigServiceServer<config::Service>>().await;
     reporter.set_serving::<FabricServiceServer<fabric::Service>>().await;
+    reporter.set_serving::<HistoryServiceServer<history::Service>>().await;
     reporter.set_serving::<AgentServiceServer<agent::Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(causeway_proto::FILE_DESCRIPTOR_SET)
@@ -138,6 +140,8 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         ConfigServiceServer::new(config::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let fabric =
         FabricServiceServer::new(fabric::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
+    let history =
+        HistoryServiceServer::new(history::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let agents =
         AgentServiceServer::new(agent::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     Ok(Routes::new(health)
@@ -145,7 +149,8 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         .add_service(ports)
         .add_service(config)
         .add_service(fabric)
-        .add_service(agents))
+        .add_service(agents)
+        .add_service(history))
 }
 
 /// Serves one address until `cancel`; then open calls are finished and no new ones taken.

@@ -128,6 +128,7 @@ impl World {
             mac_collisions: 0,
             labels: BTreeMap::new(),
             created_ms: 0,
+            changed_ms: 0,
             released_ms: None,
             rate: RateLimit::default(),
             guard: None,
@@ -211,6 +212,7 @@ impl World {
             interface: "eth0".into(),
             generation: before + u64::from(active),
             active,
+            changed_ms: 0,
         };
         self.put(&RecordKey::Binding(port), &binding);
     }

@@ -10,6 +10,7 @@ use causeway_proto::{Name, Revision, v1};
 use super::check::{self, Item, Owners, owner_name};
 use super::message::{self, Declared};
 use super::{Action, Applied, Intent, IntentError, Outcome, Violation, diff};
+use crate::history::{self, By, Event, EventKind};
 use crate::keys::{self, RecordKey};
 use crate::snapshot::Snapshot;
 use crate::store::{Compare, StoreError, Txn, TxnOutcome, Write};
@@ -18,6 +19,8 @@ pub(super) use delete::delete;
 
 /// Records in one request at most.
 const MOST_RECORDS: usize = 1_000;
+/// Longest text of a change in the history, in characters.
+const LONGEST_CAUSE: usize = 256;
 /// References of one record that are compared.
 const MOST_REFERENCES: usize = 32;
 /// Tries when others write at the same time.
@@ -36,6 +39,8 @@ struct Step {
     writes: Vec<Write>,
     /// The VRF whose guard it takes.
     guard: Option<Name>,
+    /// What the history says of it.
+    event: Event,
 }
 
 /// Checked records as transactions would write them.
@@ -158,12 +163,13 @@ fn prepare(items: &[Item], snapshot: &Snapshot, asn: u32) -> Result<Prepared, In
             Some(_) if changes.is_empty() => Action::Unchanged,
             Some(_) => Action::Update,
         };
+        let event = event(&item.record, action, &changes);
         let (kind, name) = (item.record.kind(), item.record.name());
         outcomes.insert(item.index, Outcome { kind, name, action, changes });
         // A VRF of before controllers routed gets its number with the next apply, though no field differs.
         let same = old.as_ref().is_some_and(|(record, _)| *record == item.record);
         if action != Action::Unchanged || !same {
-            steps.push(step(&item, old, json, snapshot));
+            steps.push(step(&item, old, json, snapshot, event));
         }
     }
     Ok(Prepared { outcomes: outcomes.into_values().collect(), steps })
@@ -198,7 +204,43 @@ fn internal(reason: String) -> IntentError {
     IntentError::Store(StoreError::Internal { store: "intent".to_owned(), reason })
 }
 
-fn step(item: &Item, old: Option<(Declared, Revision)>, json: Vec<u8>, snapshot: &Snapshot) -> Step {
+/// What the history says of a record.
+fn event(record: &Declared, action: Action, changes: &[super::FieldChange]) -> Event {
+    let cause = match action {
+        Action::Create => "new".to_owned(),
+        Action::Update | Action::Unchanged => {
+            let words =
+                changes.iter().map(|c| format!("{}: {} -> {}", c.field, or_none(&c.old), or_none(&c.new)));
+            words.collect::<Vec<_>>().join(", ").chars().take(LONGEST_CAUSE).collect()
+        }
+    };
+    Event::of_record(EventKind::Declared, owner_name(record), cause)
+}
+
+fn or_none(value: &str) -> &str {
+    if value.is_empty() { "none" } else { value }
+}
+
+/// One more write: what the history says of a transaction.
+fn tell(txn: &mut Txn, events: Vec<Event>, by: &By) -> Result<(), IntentError> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let events: Vec<Event> = events.into_iter().map(|event| event.by(by)).collect();
+    let value =
+        history::encode(&events).map_err(|e| internal(format!("its history cannot be written: {e}")))?;
+    let key = keys::events(crate::ports::now_ms(), rand::random());
+    txn.writes.push(Write::Put { key, value, lease: None });
+    Ok(())
+}
+
+fn step(
+    item: &Item,
+    old: Option<(Declared, Revision)>,
+    json: Vec<u8>,
+    snapshot: &Snapshot,
+    event: Event,
+) -> Step {
     let record = &item.record;
     let key = record.key();
     let mut step = Step {
@@ -207,6 +249,7 @@ fn step(item: &Item, old: Option<(Declared, Revision)>, json: Vec<u8>, snapshot:
         references: Vec::new(),
         writes: vec![Write::Put { key: key.path(), value: json, lease: None }],
         guard: None,
+        event,
     };
     // Revision 0: shown without being in the store.
     let seen = old.as_ref().map(|(_, revision)| *revision).filter(|revision| revision.0 > 0);
@@ -306,7 +349,7 @@ async fn commit(
     let mut last = None;
     let mut steps = steps.into_iter().peekable();
     while steps.peek().is_some() {
-        let (mut txn, mut taken) = (Txn::default(), BTreeSet::new());
+        let (mut txn, mut taken, mut events) = (Txn::default(), BTreeSet::new(), Vec::new());
         let mut written: BTreeSet<String> = BTreeSet::new();
         while let Some(next) = steps.next_if(|next| fits(&txn, next)) {
             // What this very transaction makes need not be there before.
@@ -322,12 +365,14 @@ async fn commit(
                 Write::Delete(_) => None,
             }));
             txn.writes.extend(next.writes);
+            events.push(next.event);
             if let Some(vrf) = next.guard
                 && taken.insert(vrf.clone())
             {
                 take_guard(&mut txn, &vrf, &guards, next.index);
             }
         }
+        tell(&mut txn, events, &intent.by)?;
         let compares = txn.compares.clone();
         match intent.store.txn(txn).await? {
             TxnOutcome::Committed(at) => {
@@ -343,10 +388,10 @@ async fn commit(
     Ok(Some(last))
 }
 
-/// True if the step still fits, its references and its guard included; the first one always does.
+/// True if the step still fits, its references, its guard and the events included; the first one always does.
 fn fits(txn: &Txn, step: &Step) -> bool {
     let compares = txn.compares.len() + step.compares.len() + step.references.len() + 1;
-    let writes = txn.writes.len() + step.writes.len() + 1;
+    let writes = txn.writes.len() + step.writes.len() + 2;
     txn.writes.is_empty() || (compares <= Txn::MAX_OPS && writes <= Txn::MAX_OPS)
 }
 

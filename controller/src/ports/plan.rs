@@ -7,9 +7,10 @@ mod place;
 use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Revision};
 use serde::Serialize;
 
-use super::overlay::View;
+pub(crate) use super::overlay::View;
 use super::{PortError, Request, Stored};
 use crate::derive::imports::Imports;
+use crate::history::{self, Event, EventKind};
 use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Port};
 use crate::store::{Compare, Write};
@@ -62,6 +63,12 @@ pub struct Planned {
     pub writes: Vec<Write>,
     /// What will be when they are committed.
     pub effect: Effect,
+    /// What the history calls it; `None`: as before and after tell.
+    pub(crate) kind: Option<EventKind>,
+    /// Why, for the history; may be empty.
+    pub(crate) cause: String,
+    /// What the history says of it.
+    pub event: Option<Event>,
 }
 
 /// What is to be done.
@@ -111,6 +118,14 @@ impl Refusal {
 
 /// What to do about a request.
 pub fn plan(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Plan, Refusal> {
+    let mut plan = decide(view, request, context)?;
+    if let Plan::Write(planned) = &mut plan {
+        history::tell(view, planned, context)?;
+    }
+    Ok(plan)
+}
+
+fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Plan, Refusal> {
     match request {
         Request::Create(create) => create::plan(view, create, context),
         Request::Bind(key, place) => place::bind(view, key, place, context.heard),
@@ -150,6 +165,9 @@ impl Planned {
             compares: Vec::new(),
             writes: Vec::new(),
             effect: Effect { key: key.clone(), port: None, binding: None, created: false },
+            kind: None,
+            cause: String::new(),
+            event: None,
         }
     }
 
@@ -166,15 +184,41 @@ impl Planned {
         self.writes.push(Write::Put { key: path, value: owner.to_string().into_bytes(), lease: None });
     }
 
+    /// The port's record; what it says of its history is added when the plan is complete.
     fn put_port(&mut self, port: Port) -> Result<(), PortError> {
-        self.put(RecordKey::Port(port.key.clone()).path(), &port)?;
+        self.put_later(RecordKey::Port(port.key.clone()).path());
         self.effect.port = Some(Part { value: port, revision: None });
         Ok(())
     }
 
+    /// The binding's record, in the same way.
     fn put_binding(&mut self, binding: Binding) -> Result<(), PortError> {
-        self.put(RecordKey::Binding(binding.port.clone()).path(), &binding)?;
+        self.put_later(RecordKey::Binding(binding.port.clone()).path());
         self.effect.binding = Some(Part { value: binding, revision: None });
+        Ok(())
+    }
+
+    fn put_later(&mut self, key: String) {
+        self.writes.push(Write::Put { key, value: Vec::new(), lease: None });
+    }
+
+    /// Writes the records that were put, now that they are complete.
+    pub(crate) fn fill(&mut self) -> Result<(), PortError> {
+        fn json(path: &str, value: &impl Serialize) -> Result<Vec<u8>, PortError> {
+            serde_json::to_vec(value)
+                .map_err(|e| PortError::Internal(format!("{path} cannot be written as JSON: {e}")))
+        }
+        for write in &mut self.writes {
+            let Write::Put { key, value, .. } = write else { continue };
+            if !value.is_empty() {
+                continue;
+            }
+            *value = match (&self.effect.port, &self.effect.binding) {
+                (Some(port), _) if key.starts_with("intent/port/") => json(key, &port.value)?,
+                (_, Some(binding)) if key.starts_with("intent/binding/") => json(key, &binding.value)?,
+                _ => return Err(PortError::Internal(format!("{key} would be written without a value"))),
+            };
+        }
         Ok(())
     }
 }

@@ -127,7 +127,7 @@ impl Task {
             self.flights += 1;
             let store = self.store.clone();
             self.work.spawn(async move {
-                let outcome = store.txn(batch.txn()).await;
+                let outcome = store.txn(batch.txn(rand::random())).await;
                 Done::Flight(batch, outcome)
             });
         }
@@ -137,9 +137,9 @@ impl Task {
     fn fill(&mut self, snapshot: &Arc<Snapshot>) -> Batch {
         let flight = self.next_flight;
         self.next_flight += 1;
-        let mut batch = Batch::default();
         let seed = self.contended_until.filter(|until| Instant::now() < *until).map(|_| self.own_seed);
         let (now_ms, heard) = (now_ms(), self.heard.borrow().clone());
+        let mut batch = Batch::new(now_ms);
         while let Some(job) = self.backlog.pop_front() {
             let key = job.request.key();
             if self.overlay.in_flight(key) {

@@ -15,7 +15,9 @@ use etcd_client::{
 };
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Compare, KeyValue, LeaseId, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent, Write};
+use super::{
+    Compare, KeyValue, LeaseId, Listing, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent, Write,
+};
 use call::{Connection, revision};
 
 /// Keys in one page of a listing.
@@ -226,6 +228,23 @@ impl Store for EtcdStore {
         let (send, pages) = mpsc::channel(2);
         tokio::spawn(reader.run(path, first, revision, send));
         Ok(Pages { revision, pages })
+    }
+
+    async fn range(&self, first: &str, end: &str, most: usize) -> Result<Listing, StoreError> {
+        // etcd takes 0 as no limit, and an empty end as one key.
+        if most == 0 || first >= end {
+            return Ok(Listing { entries: Vec::new(), revision: self.revision().await? });
+        }
+        let (from, most) = (self.path(first), i64::try_from(most).unwrap_or(i64::MAX));
+        let options = GetOptions::new().with_range(self.path(end)).with_limit(most);
+        let response = self.connection.repeat(|client| {
+            let (from, options) = (from.clone(), options.clone());
+            let mut kv = client.kv_client().max_decoding_message_size(LARGEST_MESSAGE);
+            async move { kv.get(from, Some(options)).await }
+        });
+        let response = response.await?;
+        let entries = response.kvs().iter().filter_map(|kv| self.entry(kv)).collect();
+        Ok(Listing { entries, revision: revision(response.header().map_or(0, |h| h.revision())) })
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use causeway_proto::Revision;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::{KeyValue, LeaseId, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent};
+use super::{KeyValue, LeaseId, Listing, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent};
 use disk::Disk;
 use worker::Command;
 
@@ -128,6 +128,15 @@ impl Store for FileStore {
         let stopped =
             || StoreError::Internal { store: self.name.clone(), reason: "reading stopped".to_owned() };
         Ok(Pages { revision: revision.await.map_err(|_| stopped())??, pages })
+    }
+
+    async fn range(&self, first: &str, end: &str, most: usize) -> Result<Listing, StoreError> {
+        let (first, end) = (first.to_owned(), end.to_owned());
+        self.read(move |disk| {
+            let (reader, revision) = disk.reading()?;
+            Ok(Listing { entries: reader.range(&first, &end, most)?, revision })
+        })
+        .await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_controller::store::{
-    FileStore, KeyValue, LeaseId, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent,
+    FileStore, KeyValue, LeaseId, Listing, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent,
 };
 use causeway_proto::Revision;
 use tokio::sync::{mpsc, watch};
@@ -47,6 +47,11 @@ impl Store for FlakyStore {
     async fn pages(&self, prefix: &str) -> Result<Pages, StoreError> {
         self.check()?;
         self.inner.pages(prefix).await
+    }
+
+    async fn range(&self, first: &str, end: &str, most: usize) -> Result<Listing, StoreError> {
+        self.check()?;
+        self.inner.range(first, end, most).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {

@@ -10,6 +10,7 @@ use crate::rig::{Rig, delete, put, txn, write};
 on_every_store!(
     values_come_back_with_their_revision,
     listings_are_ordered_and_only_of_the_prefix,
+    ranges_begin_and_end_where_they_should,
     each_kind_of_compare_holds_and_fails,
     a_lost_transaction_says_which_compares_and_writes_nothing,
     a_transaction_takes_128_operations_and_no_more,
@@ -49,6 +50,24 @@ async fn listings_are_ordered_and_only_of_the_prefix(rig: Rig) -> Result<()> {
     ensure!(list("a/1").await? == ["a/1", "a/10"]);
     ensure!(list("c").await?.is_empty());
     ensure!(store.list("c").await?.revision == store.revision().await?);
+    Ok(())
+}
+
+async fn ranges_begin_and_end_where_they_should(rig: Rig) -> Result<()> {
+    let store = rig.open().await?;
+    let keys = ["a", "b/", "b/1", "b/2", "b/3", "b0", "c"];
+    write(store.as_ref(), keys.iter().map(|key| put(key, *key)).collect()).await?;
+    let range = async |first: &str, end: &str, most: usize| -> Result<Vec<String>> {
+        let listing = store.range(first, end, most).await?;
+        assert!(listing.revision >= listing.entries.iter().map(|e| e.revision).max().unwrap_or_default());
+        Ok(listing.entries.into_iter().map(|entry| entry.key).collect())
+    };
+    assert_eq!(range("b/", "b0", 10).await?, ["b/", "b/1", "b/2", "b/3"]);
+    assert_eq!(range("b/", "b0", 2).await?, ["b/", "b/1"]);
+    assert_eq!(range("b/1\0", "b/3", 10).await?, ["b/2"]);
+    for (first, end, most) in [("x", "y", 10), ("c", "a", 10), ("a", "a", 10), ("a", "c", 0)] {
+        assert!(range(first, end, most).await?.is_empty(), "{first} {end} {most}");
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use causeway_proto::{Name, NetworkKey, Revision, v1};
 
 use super::{Intent, IntentError, TRIES, catch_up, check, lost};
+use crate::history::{Event, EventKind};
 use crate::intent::Violation;
 use crate::intent::message::{self, Declared};
 use crate::keys;
@@ -24,7 +25,9 @@ pub(in crate::intent) async fn delete(
             return Err(IntentError::Invalid(vec![Violation { field: "name".to_owned(), reason }]));
         }
         in_use(&record, &snapshot)?;
-        let txn = transaction(&record, seen);
+        let mut txn = transaction(&record, seen);
+        let event = Event::of_record(EventKind::Deleted, check::owner_name(&record), String::new());
+        super::tell(&mut txn, vec![event], &intent.by)?;
         let compares = txn.compares.clone();
         match intent.store.txn(txn).await? {
             TxnOutcome::Committed(at) => {

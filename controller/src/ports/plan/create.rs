@@ -179,6 +179,7 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
         mac_collisions,
         labels: create.labels.clone(),
         created_ms: context.now_ms,
+        changed_ms: 0,
         released_ms: None,
         rate: create.rate,
         guard: create.guard,

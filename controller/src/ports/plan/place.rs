@@ -190,6 +190,7 @@ fn put(
         interface,
         generation: generation.max(before).max(outbid(view, port, &node.value, heard)).saturating_add(1),
         active: true,
+        changed_ms: 0,
     };
     Ok(planned.put_binding(binding)?)
 }

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::history::{self, Event};
+use crate::keys;
 use crate::ports::Job;
 use crate::ports::plan::{Effect, Planned};
 use crate::store::{Compare, Txn, Write};
@@ -12,6 +14,10 @@ const MOST_LOOKS: usize = 4;
 /// A transaction in the making.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// When its events happen, in Unix milliseconds.
+    now_ms: i64,
+    /// What the history says of it: one record, however many there are.
+    events: Vec<Event>,
     compares: Vec<Compare>,
     writes: Vec<Write>,
     items: Vec<Item>,
@@ -36,15 +42,19 @@ impl Item {
 }
 
 impl Batch {
+    pub(super) fn new(now_ms: i64) -> Self {
+        Batch { now_ms, ..Batch::default() }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// True if it fits; the first always does.
+    /// True if it fits together with the events' record; the first always does.
     pub(super) fn has_room(&self, planned: &Planned) -> bool {
         let new = planned.shared.iter().filter(|c| !self.compares.contains(c)).count();
         self.compares.len() + new + planned.compares.len() <= Txn::MAX_OPS
-            && self.writes.len() + planned.writes.len() <= Txn::MAX_OPS
+            && self.writes.len() + planned.writes.len() < Txn::MAX_OPS
     }
 
     pub(super) fn add(&mut self, planned: Planned, job: Job) {
@@ -59,11 +69,22 @@ impl Batch {
         let from = self.compares.len();
         self.compares.extend(planned.compares);
         self.writes.extend(planned.writes);
+        self.events.extend(planned.event.map(|event| event.by(&job.by)));
         self.items.push(Item { effect: planned.effect, job, own: from..self.compares.len(), shared });
     }
 
-    pub(super) fn txn(&self) -> Txn {
-        Txn { compares: self.compares.clone(), writes: self.writes.clone() }
+    /// The transaction, with the events as one more write. `number` tells it from others of the same moment.
+    pub(super) fn txn(&self, number: u64) -> Txn {
+        let mut writes = self.writes.clone();
+        match history::encode(&self.events) {
+            Ok(value) if !self.events.is_empty() => {
+                writes.push(Write::Put { key: keys::events(self.now_ms, number), value, lease: None });
+            }
+            Ok(_) => {}
+            // They are text and numbers: whoever made one that is not JSON finds it in the log.
+            Err(error) => tracing::error!(%error, "events cannot be written as JSON"),
+        }
+        Txn { compares: self.compares.clone(), writes }
     }
 
     pub(super) fn into_items(self) -> Vec<Item> {

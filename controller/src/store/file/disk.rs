@@ -180,6 +180,22 @@ impl Reader {
         .ok_or(())
     }
 
+    /// Keys from `first` up to `end`, without it, at most `most`.
+    pub(super) fn range(&self, first: &str, end: &str, most: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let failed = |e: redb::Error| fault(&self.name, e);
+        let mut found = Vec::new();
+        // The table panics at a range that ends before it begins.
+        if first >= end {
+            return Ok(found);
+        }
+        let table = self.read.open_table(DATA).map_err(|e| failed(e.into()))?;
+        for item in table.range(first..end).map_err(|e| failed(e.into()))?.take(most) {
+            let (key, bytes) = item.map_err(|e| failed(e.into()))?;
+            found.push(entry(key.value(), decode(&self.name, bytes.value())?));
+        }
+        Ok(found)
+    }
+
     fn each(&self, prefix: &str, mut take: impl FnMut(KeyValue) -> bool) -> Result<(), StoreError> {
         let failed = |e: redb::Error| fault(&self.name, e);
         let table = self.read.open_table(DATA).map_err(|e| failed(e.into()))?;

@@ -72,6 +72,7 @@ impl Raw {
             mac_collisions: 0,
             labels: Default::default(),
             created_ms: 1_790_000_000_000,
+            changed_ms: 0,
             released_ms: None,
             rate: Default::default(),
             guard: None,

@@ -1,0 +1,235 @@
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use causeway_proto::v1;
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::intent::Intent;
+use crate::keys;
+use crate::model::RateLimit;
+use crate::ports::{CreatePort, Place, Ports, now_ms};
+use crate::state::State;
+use crate::store::{FileStore, Store};
+
+/// What is done to a port.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Create(u8, u8),
+    Bind(u8, u8),
+    Unbind(u8),
+    Rate(u8, u64),
+    Release(u8, bool),
+}
+
+struct Rig {
+    store: Arc<dyn Store>,
+    state: State,
+    ports: Ports,
+    history: History,
+    _cancel: tokio_util::sync::DropGuard,
+    _dir: tempfile::TempDir,
+}
+
+impl Rig {
+    async fn new() -> Rig {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Arc<dyn Store> = Arc::new(FileStore::open(dir.path().join("s")).await.unwrap());
+        let cancel = CancellationToken::new();
+        let state = State::start(store.clone(), cancel.clone()).await.unwrap();
+        let spec = |spec| v1::Resource { spec: Some(spec) };
+        use v1::resource::Spec;
+        let node = |n: u8| v1::Node {
+            name: format!("n{n}"),
+            mode: v1::NodeMode::HostVtep.into(),
+            vtep: format!("192.0.2.{n}"),
+            ..Default::default()
+        };
+        let records = [
+            spec(Spec::Network(v1::Network { name: "web".into(), vni: 100, ..Default::default() })),
+            spec(Spec::Subnet(v1::Subnet {
+                network: "web".into(),
+                prefix: "10.0.0.0/28".into(),
+                ..Default::default()
+            })),
+            spec(Spec::Node(node(1))),
+            spec(Spec::Node(node(2))),
+        ];
+        let intent = Intent::new(store.clone(), state.clone(), 65000);
+        intent
+            .on_behalf(By { actor: "op@host".into(), ..By::default() })
+            .apply(&records, false)
+            .await
+            .unwrap();
+        let ports = Ports::start(store.clone(), state.clone(), cancel.clone());
+        let history = History::new(store.clone());
+        Rig { store, state, ports, history, _cancel: cancel.drop_guard(), _dir: dir }
+    }
+
+    /// Does it, in a millisecond of its own, and says when it was done. Refusals are part of the game.
+    async fn run(&self, op: Op) -> i64 {
+        let done = match op {
+            Op::Create(port, address) => {
+                let wanted = CreatePort { addresses: vec![ip(address)], ..CreatePort::new(key(port)) };
+                self.ports.create(vec![wanted]).await.remove(0).map(|stored| stored.revision)
+            }
+            Op::Bind(port, node) => {
+                let place = Place::container(format!("n{node}").parse().unwrap(), "/run/netns/a", "eth0");
+                self.ports.bind(key(port), place).await.map(|stored| stored.revision)
+            }
+            Op::Unbind(port) => self.ports.unbind(key(port)).await.map(|stored| stored.revision),
+            Op::Rate(port, kbit) => {
+                let rate = RateLimit { in_kbit: kbit, out_kbit: 0 };
+                self.ports.update(key(port), Some(rate), None).await.map(|stored| stored.revision)
+            }
+            Op::Release(port, forget) => self.ports.release(key(port), forget).await,
+        };
+        if let Ok(revision) = done {
+            self.state.wait_for(revision).await.unwrap();
+        }
+        let at = now_ms();
+        while now_ms() == at {
+            tokio::task::yield_now().await;
+        }
+        at
+    }
+
+    /// Address to port, and the node where it lives, as the snapshot says.
+    fn owners(&self) -> BTreeMap<IpAddr, (PortKey, Option<Name>)> {
+        let snapshot = self.state.snapshot();
+        let node = |port: &PortKey| {
+            let binding = snapshot.bindings.get(port).filter(|b| b.value.active);
+            binding.map(|b| b.value.node.clone())
+        };
+        let owners = snapshot.by_address.iter();
+        owners.map(|((_, a), r)| (*a, (r.value.key.clone(), node(&r.value.key)))).collect()
+    }
+}
+
+fn key(port: u8) -> PortKey {
+    format!("web/p{port}").parse().unwrap()
+}
+
+fn ip(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let port = 0..3u8;
+    prop_oneof![
+        4 => (port.clone(), 1..4u8).prop_map(|(port, address)| Op::Create(port, address)),
+        3 => (port.clone(), 1..3u8).prop_map(|(port, node)| Op::Bind(port, node)),
+        2 => port.clone().prop_map(Op::Unbind),
+        1 => (port.clone(), 1..3u64).prop_map(|(port, kbit)| Op::Rate(port, kbit * 1000)),
+        3 => (port, any::<bool>()).prop_map(|(port, forget)| Op::Release(port, forget)),
+    ]
+}
+
+/// All events of the log.
+async fn log(history: &History) -> Vec<Told> {
+    let (mut all, mut next) = (Vec::new(), Some(Cursor::between(0, None)));
+    while let Some(cursor) = next {
+        let (told, more) = history.page(cursor).await.unwrap();
+        all.extend(told);
+        next = more;
+    }
+    all
+}
+
+async fn play(ops: Vec<Op>) {
+    let rig = Rig::new().await;
+    let vrf = Name::default_vrf();
+    let mut seen = Vec::new();
+    for op in ops {
+        let at = rig.run(op).await;
+        seen.push((at, rig.owners()));
+    }
+    let snapshot = rig.state.snapshot();
+    for (at, owners) in &seen {
+        for address in (1..4).map(ip) {
+            let holder = rig.history.holder(&snapshot, &vrf, address, *at).await.unwrap();
+            let told = holder.as_ref().map(|holder| (holder.port.clone(), holder.node.clone()));
+            assert_eq!(told.as_ref(), owners.get(&address), "{address} at {at}: {holder:?}");
+        }
+    }
+    // Each event of an address is found by it, once, and nothing else.
+    let log = log(&rig.history).await;
+    for address in (1..4).map(ip) {
+        let (told, truncated) =
+            rig.history.of_address(&snapshot, &vrf, address, 0, usize::MAX).await.unwrap();
+        let mut want: Vec<Told> =
+            log.iter().filter(|t| t.event.addresses.contains(&address)).cloned().collect();
+        want.sort_by_key(|told| std::cmp::Reverse(told.revision));
+        assert_eq!(told, want);
+        assert!(!truncated);
+    }
+    for port in (0..3).map(key) {
+        let (told, _) = rig.history.of_port(&snapshot, &port, 0, usize::MAX).await.unwrap();
+        let want = log.iter().filter(|t| t.event.port.as_ref() == Some(&port)).count();
+        assert_eq!(told.len(), want);
+        let (some, truncated) = rig.history.of_port(&snapshot, &port, 0, 2).await.unwrap();
+        assert_eq!((some.as_slice(), truncated), (&told[..want.min(2)], want > 2));
+    }
+    // What is too old goes, with all that leads to it.
+    let cutoff = seen.get(seen.len() / 2).map_or(0, |(at, _)| at + 1);
+    trim(rig.store.as_ref(), cutoff).await.unwrap();
+    let left = self::log(&rig.history).await;
+    let want: Vec<Told> = log.into_iter().filter(|told| told.at_ms >= cutoff).collect();
+    assert_eq!(left, want);
+    for entry in rig.store.list("history/address/").await.unwrap().entries {
+        let (port, at) = keys::read_end_of_address(&entry.key).unwrap();
+        let leads = |t: &Told| t.at_ms == at && t.event.port.as_ref() == Some(&port);
+        assert!(left.iter().any(leads), "{} leads nowhere", entry.key);
+    }
+    for (at, owners) in seen.iter().filter(|(at, _)| *at >= cutoff) {
+        for address in (1..4).map(ip) {
+            let holder = rig.history.holder(&snapshot, &vrf, address, *at).await.unwrap();
+            let owner = owners.get(&address).map(|(port, _)| port);
+            assert_eq!(holder.as_ref().map(|holder| &holder.port), owner, "{address} at {at}, trimmed");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn history_is_as_one_who_was_there_says(ops in prop::collection::vec(op(), 1..40)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(play(ops));
+    }
+}
+
+#[tokio::test]
+async fn events_say_who_asked_and_where_from() {
+    let rig = Rig::new().await;
+    let by = By { actor: "cni@n1".into(), peer: "192.0.2.1".into(), reason: "pod started".into() };
+    let ports = rig.ports.on_behalf(by.clone());
+    let place = Place::container("n1".parse().unwrap(), "/run/netns/a", "eth0");
+    let wanted = CreatePort { bind: Some(place), ..CreatePort::new(key(0)) };
+    ports.create(vec![wanted.clone(), CreatePort::new(key(1))]).await;
+    // The same again changes nothing, and is no event.
+    ports.create(vec![wanted]).await;
+    let log = log(&rig.history).await;
+    let of_ports: Vec<&Told> = log.iter().filter(|told| told.event.port.is_some()).collect();
+    assert_eq!(of_ports.len(), 2, "{log:?}");
+    for told in &of_ports {
+        let event = &told.event;
+        assert_eq!((&event.actor, &event.peer, &event.reason), (&by.actor, &by.peer, &by.reason));
+        assert_eq!(event.kind, EventKind::Created);
+    }
+    assert_eq!(of_ports[0].event.node.as_ref().map(Name::as_str), Some("n1"));
+    assert_eq!(of_ports[0].revision, of_ports[1].revision, "one transaction, one record");
+    let declared: Vec<&Told> = log.iter().filter(|told| told.event.kind == EventKind::Declared).collect();
+    let records: Vec<&str> = declared.iter().map(|told| told.event.record.as_str()).collect();
+    assert_eq!(records, ["network default/web", "subnet default/10.0.0.0/28", "node n1", "node n2"]);
+    assert!(declared.iter().all(|told| told.event.actor == "op@host" && told.event.cause == "new"));
+}
+
+#[test]
+fn events_of_later_versions_are_read() {
+    let event: Event =
+        serde_json::from_str(r#"{"kind":"beamed-up","port":"default/web/a","colour":"red"}"#).unwrap();
+    assert_eq!((event.kind, event.port), (EventKind::Unknown, Some("web/a".parse().unwrap())));
+}
