@@ -596,6 +596,11 @@ fn new_topologies_are_written_checked_and_drawn() {
     );
     let done = budget("macs=89");
     assert!(done.code == 1 && done.out.contains("102 %"), "{}", done.out);
+    // With its place, as everything else that is found.
+    assert!(done.out.contains("error[table-size]") && done.out.contains("dc1.clab.yml:"), "{}", done.out);
+    let done = causeway("", &["topology", "check", path, "--profile", "macs=2", "-o", "json"], "");
+    let shown: serde_json::Value = serde_json::from_str(&done.out).unwrap();
+    assert_eq!((done.code, &shown["warnings"]), (0, &serde_json::json!(2)), "{shown}");
     assert_eq!(budget("huge").code, 64);
     // What is there is not overwritten.
     let done = causeway("", &new, "");

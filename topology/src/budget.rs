@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use causeway_proto::Vni;
 
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::lab::{Lab, Role};
 use crate::plan::{InterfaceUse, Plan};
 
@@ -181,6 +182,33 @@ pub fn budget(lab: &Lab, plan: &Plan, profile: &Profile, ports_per_host: u64) ->
     all
 }
 
+/// What of this does not fit: an error, or beyond [`TIGHT`] per cent a warning, at the switch.
+pub fn findings(lab: &Lab, needs: &[Need]) -> Vec<Diagnostic> {
+    let found = needs.iter().filter(|need| need.percent() > TIGHT).map(|need| {
+        let Need { switch, table, need: entries, size } = need;
+        let percent = need.percent();
+        let (severity, verb) =
+            if percent > 100 { (Severity::Error, "needs") } else { (Severity::Warning, "comes near:") };
+        let place = lab.nodes.get(switch).map(|node| node.place).unwrap_or_default();
+        let message =
+            format!("'{switch}' {verb} {entries} {table} of {size} that its profile has ({percent} %)");
+        let mut found = lab.source.diagnostic(severity, place, message);
+        found.rule = "table-size";
+        found.help = match table {
+            Table::Macs | Table::Hosts => "spread its networks over more leaves, or take a larger switch",
+            Table::Prefixes => "summarise prefixes, or take a larger switch",
+            Table::Vnis => "spread its networks over more leaves",
+            Table::Ecmp => "link it to fewer spines, or take a larger switch",
+        }
+        .to_owned();
+        found
+    });
+    found.collect()
+}
+
+/// Per cent of a table beyond which little room is left.
+pub const TIGHT: u64 = 80;
+
 fn wide(n: usize) -> u64 {
     u64::try_from(n).unwrap_or(u64::MAX)
 }
@@ -224,5 +252,14 @@ mod tests {
         assert_eq!(of("leaf1", Table::Vnis), Some((1, 25)));
         assert_eq!(of("leaf1", Table::Ecmp).map(|(n, _)| n), Some(2));
         assert_eq!(of("border1", Table::Macs), Some((0, 0)));
+        // Each at its switch, with the line and a caret.
+        let found = findings(&lab, &budget(&lab, &plan, &"macs=70,hosts=100".parse().unwrap(), 10));
+        let line = |name: &str| text.lines().position(|l| l == format!("    {name}:")).unwrap() + 1;
+        let told: Vec<_> = found.iter().map(|d| (d.severity, d.rule, d.line)).collect();
+        let [one, two] = ["leaf1", "leaf2"].map(line);
+        let both = |line| [(Severity::Warning, "table-size", line), (Severity::Error, "table-size", line)];
+        assert_eq!(told, [both(one), both(two)].concat(), "{found:?}");
+        assert!(found.iter().all(|d| d.excerpt.contains('^') && d.column > 0 && !d.help.is_empty()));
+        assert_eq!(found[1].message, "'leaf1' needs 120 hosts of 100 that its profile has (120 %)");
     }
 }

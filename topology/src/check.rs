@@ -86,6 +86,7 @@ pub const RULES: &[RuleDoc] = &[
     rule("single-uplink", "A leaf with one link to the fabric."),
     rule("subnet-differs", "Servers of one network have addresses of different subnets."),
     rule("subnet-overlap", "Two links, or a link and a loopback, have overlapping prefixes."),
+    rule("table-size", "More entries than a leaf's hardware table has, or nearly so (with --profile)."),
 ];
 
 /// The result of checking a file.
@@ -103,6 +104,18 @@ impl Report {
     /// How many findings there are of a severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.findings.iter().filter(|d| d.severity == severity).count()
+    }
+
+    /// Takes up what else was found in the same file.
+    pub fn add(&mut self, findings: Vec<Diagnostic>) {
+        self.findings.extend(findings);
+        self.sort();
+    }
+
+    fn sort(&mut self) {
+        self.findings.sort_by(|a, b| {
+            (a.severity, a.line, a.column, a.rule).cmp(&(b.severity, b.line, b.column, b.rule))
+        });
     }
 }
 
@@ -212,9 +225,7 @@ fn sorted(mut report: Report) -> Report {
     for found in report.findings.iter_mut().filter(|d| d.rule.is_empty()) {
         found.rule = "file";
     }
-    report
-        .findings
-        .sort_by(|a, b| (a.severity, a.line, a.column, a.rule).cmp(&(b.severity, b.line, b.column, b.rule)));
+    report.sort();
     let mut seen = BTreeSet::new();
     report.findings.retain(|d| seen.insert((d.line, d.column, d.message.clone())));
     report

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use causeway_proto::Mac;
+
 use crate::lab::Role;
 use crate::plan::{Plan, plan};
 use crate::read::{LoadOptions, parse};
@@ -17,8 +19,29 @@ const MAX_NODES: usize = 1000;
 pub enum HostMode {
     /// The leaf: hosts send plain frames into an access port.
     TorEvpn,
+    /// The leaf, a Linux switch that our agent programs; the controller speaks EVPN for it.
+    TorAgent,
+    /// The leaf, by rendered configuration alone; the controller speaks EVPN for it.
+    TorStatic,
     /// The host itself: it runs our agent.
     HostVtep,
+}
+
+impl HostMode {
+    /// What the mode is called in labels.
+    fn word(self) -> &'static str {
+        match self {
+            HostMode::TorEvpn => "tor-evpn",
+            HostMode::TorAgent => "tor-agent",
+            HostMode::TorStatic => "tor-static",
+            HostMode::HostVtep => "host-vtep",
+        }
+    }
+
+    /// Nobody learns what hangs on these switches: the controller has to be told of each server.
+    fn is_told(self) -> bool {
+        matches!(self, HostMode::TorAgent | HostMode::TorStatic)
+    }
 }
 
 /// What a new fabric shall have.
@@ -118,7 +141,7 @@ fn links(shape: &Shape) -> Vec<(String, String, bool)> {
         all.push((port(spine), port("ctl"), false));
     }
     for (host, leaf) in Shape::names("host", shape.hosts).iter().zip(leaves.iter().cycle()) {
-        all.push((port(leaf), port(host), shape.mode == HostMode::TorEvpn));
+        all.push((port(leaf), port(host), shape.mode != HostMode::HostVtep));
     }
     for (vpc, border) in Shape::names("vpc", shape.vpcs).iter().zip(borders.iter().cycle()) {
         all.push((port(border), port(vpc), false));
@@ -153,6 +176,9 @@ pub fn fabric(shape: &Shape) -> Result<Fabric, ShapeError> {
         files.extend(script.map(|s| (format!("configs/{}/setup.sh", node.name), s)));
     }
     files.insert("resources.yaml".to_owned(), render::records(&lab, &plan));
+    if shape.mode.is_told() && shape.hosts > 0 {
+        files.insert("ports.sh".to_owned(), ports(shape));
+    }
     Ok(Fabric { topology: text(shape, &scripts), files })
 }
 
@@ -167,6 +193,8 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
     let Shape { name, spines, leaves, hosts, borders, vpcs, mode } = shape;
     let mode = match mode {
         HostMode::TorEvpn => "the leaves do VXLAN, hosts send plain frames",
+        HostMode::TorAgent => "our agent programs the leaves, hosts send plain frames",
+        HostMode::TorStatic => "the leaves do VXLAN as rendered, hosts send plain frames",
         HostMode::HostVtep => "VXLAN begins in the hosts",
     };
     writeln!(
@@ -178,11 +206,19 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
         "# Runs under `causeway lab up` and `containerlab deploy`. Addresses, AS numbers and sessions follow from this file:"
     )?;
     writeln!(out, "# after a change of nodes or links write it and configs/ again, or change both.")?;
+    if shape.mode.is_told() {
+        writeln!(
+            out,
+            "# Nobody learns what hangs on the leaves: ports.sh tells the controller of each host."
+        )?;
+    }
     writeln!(out, "name: {name}\n\ntopology:\n  defaults:\n    kind: linux\n    labels:")?;
+    // VLAN-aware bridges tell networks apart by VLAN.
+    let vlan = if shape.mode.is_told() { " vlan=100" } else { "" };
     // The hosts of the file have addresses of the first /22.
     writeln!(
         out,
-        "      causeway.network.web: vni=100 mtu=1500 subnet=10.100.0.0/16,fd00:100::/64 exclude=10.100.0.0-10.100.3.255\n"
+        "      causeway.network.web: vni=100{vlan} mtu=1500 subnet=10.100.0.0/16,fd00:100::/64 exclude=10.100.0.0-10.100.3.255\n"
     )?;
     writeln!(out, "  groups:\n    switches:\n      image: ${{FRR_IMAGE:=causeway/frr:8.4}}")?;
     if !scripts.is_empty() {
@@ -210,25 +246,31 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
     let label = |role: &str| format!("labels: {{causeway.role: {role}}}");
     for (role, count) in [("spine", *spines), ("leaf", *leaves), ("border", *borders)] {
         for name in Shape::names(role, count) {
-            node(&name, &["group: switches".into(), label(role)], &[])?;
+            let mut lines = vec!["group: switches".to_owned()];
+            match shape.mode {
+                mode if role != "leaf" || !mode.is_told() => lines.push(label(role)),
+                mode => {
+                    if mode == HostMode::TorAgent {
+                        lines.push("image: causeway/tor:latest".into());
+                        lines.push(agent(shape, &name));
+                    }
+                    lines.push(format!("labels: {{causeway.role: leaf, causeway.mode: {}}}", mode.word()));
+                }
+            }
+            node(&name, &lines, &[])?;
         }
     }
     for (n, name) in Shape::names("host", *hosts).iter().enumerate() {
         let lines = match shape.mode {
-            HostMode::TorEvpn => {
-                let (high, low) = ((n + 10) / 250, (n + 10) % 250 + 1);
-                let addresses = format!("10.100.{high}.{low}/16, fd00:100::{:x}/64", n + 11);
-                let label = format!("labels: {{causeway.role: server, causeway.address: \"{addresses}\"}}");
+            HostMode::HostVtep => {
+                vec!["image: causeway/agent:latest".into(), agent(shape, name), label("host")]
+            }
+            _ => {
+                let [v4, v6] = server_addresses(n);
+                let label =
+                    format!("labels: {{causeway.role: server, causeway.address: \"{v4}/16, {v6}/64\"}}");
                 vec!["image: causeway/server:latest".into(), label]
             }
-            HostMode::HostVtep => vec![
-                "image: causeway/agent:latest".into(),
-                format!(
-                    "env: {{CAUSEWAY_NODE: {name}, CAUSEWAY_CONTROLLERS: \"http://{}:7480\"}}",
-                    controller_address(shape)
-                ),
-                label("host"),
-            ],
         };
         node(name, &lines, &[])?;
     }
@@ -243,8 +285,14 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
     ];
     node("ctl", &["image: causeway/controller:latest".to_owned(), label("controller")], &binds)?;
     writeln!(out, "\n  links:")?;
+    let mut servers = 0;
     for (a, b, access) in links(shape) {
-        if access {
+        if access && shape.mode.is_told() {
+            let (a, b) = (long(&a, None), long(&b, Some(server_mac(servers))));
+            servers += 1;
+            writeln!(out, "    - type: veth\n      endpoints:\n        - {a}\n        - {b}")?;
+            writeln!(out, "      mtu: 1500\n      labels: {{causeway.untagged: web}}")?;
+        } else if access {
             // The host's MTU: what crosses VXLAN must fit into the underlay's 9500.
             writeln!(
                 out,
@@ -255,6 +303,46 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
         }
     }
     Ok(())
+}
+
+/// Addresses of the server with this index, by which its leaf knows it too.
+fn server_addresses(n: usize) -> [String; 2] {
+    let (high, low) = ((n + 10) / 250, (n + 10) % 250 + 1);
+    [format!("10.100.{high}.{low}"), format!("fd00:100::{:x}", n + 11)]
+}
+
+/// MAC of the server with this index: locally administered, given where the controller has to be told of it.
+fn server_mac(n: usize) -> Mac {
+    let [.., high, low] = (n + 11).to_be_bytes();
+    Mac::new([2, 0, 0, 0, high, low])
+}
+
+/// The end of a link in its long form.
+fn long(end: &str, mac: Option<Mac>) -> String {
+    let (node, interface) = end.split_once(':').unwrap_or((end, ""));
+    let mac = mac.map_or_else(String::new, |mac| format!(", mac: \"{mac}\""));
+    format!("{{node: {node}, interface: {interface}{mac}}}")
+}
+
+/// The agent's environment: which node it is and where it finds the controller.
+fn agent(shape: &Shape, name: &str) -> String {
+    let controller = controller_address(shape);
+    format!("env: {{CAUSEWAY_NODE: {name}, CAUSEWAY_CONTROLLERS: \"http://{controller}:7480\"}}")
+}
+
+/// Commands that tell the controller of every server.
+fn ports(shape: &Shape) -> String {
+    let mut out = "# Tells the controller what hangs on which port of a leaf: after `causeway apply -f resources.yaml`.\nset -e\n".to_owned();
+    for (n, (leaf, server, _)) in links(shape).iter().filter(|(_, _, access)| *access).enumerate() {
+        let (leaf, interface) = leaf.split_once(':').unwrap_or((leaf, ""));
+        let name = server.split(':').next().unwrap_or_default();
+        let ([v4, v6], mac) = (server_addresses(n), server_mac(n));
+        let _ = writeln!(
+            out,
+            "causeway port create web/{name} --address {v4} --address {v6} --mac {mac} --bind-node {leaf} --interface {interface} --workload bare-metal"
+        );
+    }
+    out
 }
 
 /// Where agents find the controller: its address on its first link, which follows those between switches.

@@ -278,13 +278,51 @@ fn nonsense_is_refused_with_words() {
     }
 }
 
+/// Switches that do not speak EVPN: what they need is rendered, and the controller is told of every server.
+#[test]
+fn leaves_without_evpn_are_rendered_and_their_servers_named() {
+    for (mode, word) in [(HostMode::TorAgent, "tor-agent"), (HostMode::TorStatic, "tor-static")] {
+        let made = fabric(&shape(2, 2, 3, 1, 0, mode)).unwrap();
+        let records = &made.files["resources.yaml"];
+        for leaf in ["leaf1", "leaf2"] {
+            assert!(records.contains(&format!("name: {leaf}\nmode: {word}\n")), "{records}");
+            // The underlay only: no EVPN of its own.
+            let frr = &made.files[&format!("configs/{leaf}/frr.conf")];
+            assert!(!frr.contains("l2vpn evpn"), "{frr}");
+        }
+        assert!(records.contains("name: border1\nmode: tor-evpn\n"), "{records}");
+        // The agent makes the bridge itself; a static switch has all of it in its script.
+        let setup = made.files.get("configs/leaf1/setup.sh").map_or("", String::as_str);
+        assert_eq!(setup.contains("type vxlan"), mode == HostMode::TorStatic, "{setup}");
+        let ports = &made.files["ports.sh"];
+        let loaded = parse(&made.topology, Path::new("/labs/x.clab.yml"), &LoadOptions::default()).unwrap();
+        let plan = causeway_topology::plan(&loaded.lab).unwrap();
+        for host in ["host1", "host2", "host3"] {
+            let own = &plan.nodes[host].interfaces[0];
+            let (leaf, interface) = own.peer.clone().unwrap();
+            let link = &loaded.lab.links[own.link];
+            let mac = link.b.as_ref().unwrap().mac.unwrap();
+            let line = ports.lines().find(|line| line.contains(&format!(" web/{host} "))).unwrap();
+            for part in [
+                format!("--mac {mac}"),
+                format!("--bind-node {leaf} --interface {interface} --workload bare-metal"),
+            ] {
+                assert!(line.contains(&part), "{line} lacks {part}");
+            }
+            for address in &loaded.lab.nodes[host].causeway.addresses {
+                assert!(line.contains(&format!("--address {} ", address.ip())), "{line} lacks {address}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     /// Whatever the size: the file has no errors, with two spines no warnings, and its picture is clear.
     #[test]
-    fn new_fabrics_are_right(spines in 1usize..5, leaves in 1usize..9, hosts in 0usize..45, borders in 0usize..3, vpcs in 0usize..3, vtep: bool) {
-        let mode = if vtep { HostMode::HostVtep } else { HostMode::TorEvpn };
+    fn new_fabrics_are_right(spines in 1usize..5, leaves in 1usize..9, hosts in 0usize..45, borders in 0usize..3, vpcs in 0usize..3, mode in 0usize..4) {
+        let mode = [HostMode::TorEvpn, HostMode::TorAgent, HostMode::TorStatic, HostMode::HostVtep][mode];
         let made = fabric(&shape(spines, leaves, hosts, borders, if borders == 0 { 0 } else { vpcs }, mode)).unwrap();
         let loaded = parse(&made.topology, Path::new("/labs/x.clab.yml"), &LoadOptions::default()).unwrap();
         let configs = made.files.iter().filter_map(|(p, t)| Some((p.strip_prefix("configs/")?.strip_suffix("/frr.conf")?.to_owned(), t.clone())));

@@ -1,6 +1,6 @@
 //! `causeway topology check`.
 
-use causeway_topology::budget::{Need, Profile, budget};
+use causeway_topology::budget::{self, Need, Profile, TIGHT, budget};
 use causeway_topology::check::{RULES, Report, file};
 use causeway_topology::{Diagnostic, LoadOptions, Severity, render_all};
 use clap::Args;
@@ -99,8 +99,12 @@ pub(super) fn run(args: &CheckArgs, out: Output) -> Outcome {
         return rules(out);
     }
     let path = args.file.find()?;
-    let report = file(&path, &LoadOptions::from_process());
+    let mut report = file(&path, &LoadOptions::from_process());
     let needs = needs(args, &report)?;
+    if let Some(lab) = &report.lab {
+        let found = budget::findings(lab, &needs);
+        report.add(found);
+    }
     let row = |n: &Need| Row {
         switch: n.switch.clone(),
         table: n.table.word(),
@@ -113,9 +117,8 @@ pub(super) fn run(args: &CheckArgs, out: Output) -> Outcome {
         nodes: report.lab.as_ref().map_or(0, |l| l.nodes.len()),
         links: report.lab.as_ref().map_or(0, |l| l.links.len()),
         bgp_speakers: report.plan.iter().flat_map(|p| p.nodes.values()).filter(|n| n.asn.is_some()).count(),
-        errors: report.count(Severity::Error) + needs.iter().filter(|n| n.percent() > 100).count(),
-        warnings: report.count(Severity::Warning)
-            + needs.iter().filter(|n| (81..=100).contains(&n.percent())).count(),
+        errors: report.count(Severity::Error),
+        warnings: report.count(Severity::Warning),
         notes: report.count(Severity::Note),
         findings: report.findings.iter().map(Finding::from).collect(),
         budget: needs.iter().map(row).collect(),
@@ -173,9 +176,9 @@ fn tables(rows: &[Row]) -> Table {
     let mut table = Table::new(&["SWITCH", "TABLE", "NEEDS", "HAS", "USED"]);
     for row in rows {
         let tone = match row.percent {
-            0..=80 => Tone::Plain,
-            81..=100 => Tone::Warn,
-            _ => Tone::Bad,
+            101.. => Tone::Bad,
+            percent if percent > TIGHT => Tone::Warn,
+            _ => Tone::Plain,
         };
         let used = (format!("{} %", row.percent), tone);
         table.row(vec![plain(&row.switch), plain(row.table), plain(row.need), plain(row.size), used]);

@@ -49,6 +49,10 @@ pub(crate) struct NewArgs {
 enum Mode {
     /// The leaf, by its own EVPN
     TorEvpn,
+    /// The leaf, programmed by our agent
+    TorAgent,
+    /// The leaf, by rendered configuration alone
+    TorStatic,
     /// The host, by our agent
     HostVtep,
 }
@@ -56,6 +60,8 @@ enum Mode {
 pub(super) fn run(args: &NewArgs, out: Output) -> Outcome {
     let mode = match args.mode {
         Mode::TorEvpn => HostMode::TorEvpn,
+        Mode::TorAgent => HostMode::TorAgent,
+        Mode::TorStatic => HostMode::TorStatic,
         Mode::HostVtep => HostMode::HostVtep,
     };
     let NewArgs { spines, leaves, hosts, borders, vpcs, .. } = *args;
