@@ -42,7 +42,16 @@ pub struct Vrf {
     /// changed. 0: it has none, as nobody declared it since controllers route.
     #[serde(default, skip_serializing_if = "is_zero16")]
     pub rd_number: u16,
+    /// Numbers of further distinguishers: a connected subnet has a route at each of its VTEPs, and distinguisher and
+    /// prefix are a route's whole identity. Given once, never changed; fewer than [`CONNECTED_WAYS`] less one if no
+    /// more were free, or if nobody declared the VRF since there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub connected_rds: Vec<u16>,
 }
+
+/// VTEPs at most by way of which a connected subnet is announced. Hosts have routes of their own: what nobody knows is
+/// spread over these.
+pub const CONNECTED_WAYS: usize = 8;
 
 /// A layer 2 segment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,12 +12,13 @@
 //!
 //! **Routing** (RFC 9135). A MAC+IP of a symmetric network carries the L3 VNI as second label, the VRF's targets and
 //! the VTEP's router MAC; a MAC alone carries neither, an asymmetric network's none of the three. Type 5 is
-//! interface-less (RFC 9136 §4.4.1). A connected subnet is at many VTEPs, but distinguisher and prefix are a route's
-//! whole identity: the lowest VTEP stands for all. Hosts have routes of their own, so only what nobody knows takes that
-//! way. Gateways have no route: they have the same MAC everywhere, so each VTEP answers for itself.
+//! interface-less (RFC 9136 §4.4.1). A connected subnet has one at each of its VTEPs, the lowest
+//! [`CONNECTED_WAYS`], for receivers to spread over: distinguisher and prefix are a route's whole identity, so each has
+//! a distinguisher of its own. Hosts have routes of their own, so only what nobody knows takes these ways. Gateways have no route: they have the same MAC everywhere, so each VTEP answers for itself.
 //!
 //! **Distinguisher and target.** RD is `router-id:number` with the number of the network or VRF from the store: the
-//! same for every VTEP, so that a move is one implicit replace, and another one for each controller. RT is what the
+//! same for every VTEP, so that a move is one implicit replace, and another one for each controller. Connected subnets
+//! have the VRF's at the lowest VTEP and its further ones at those above. RT is what the
 //! network declares, else `asn:vni`; where that does not fit into eight bytes the network is left out as a whole, with
 //! a [`Skip`] that says so.
 //!
@@ -37,12 +38,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget};
-use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Vni};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, Prefix, Vni};
 
 use super::presence::{is_bridged_at, networks_of_node, router_mac_at, vteps_of_network};
 use super::routing::{asymmetric_networks, domain, irb, vrf_exports};
 use super::{Changed, View, bound, drifted, place, ports_of_network, ports_of_node};
-use crate::model::{Irb, Network, NodeMode};
+use crate::model::{CONNECTED_WAYS, Irb, Network, NodeMode};
 use crate::snapshot::Snapshot;
 
 mod units;
@@ -134,7 +135,7 @@ pub fn routes(view: &View, context: &Context, unit: &Unit) -> Result<Vec<Route>,
     match unit {
         Unit::Port(key) => port_routes(view, context, key),
         Unit::Flood(network, vtep) => flood_route(&view.snapshot, context, network, *vtep),
-        Unit::Prefix(vrf, prefix) => prefix_route(&view.snapshot, context, vrf, *prefix),
+        Unit::Prefix(vrf, prefix) => prefix_routes(&view.snapshot, context, vrf, *prefix),
     }
 }
 
@@ -191,8 +192,8 @@ fn flood_route(
     Ok(vec![Route { key, attributes: Arc::new(attributes) }])
 }
 
-/// The type 5 route of a prefix: as declared, else of a connected subnet.
-fn prefix_route(
+/// The type 5 routes of a prefix: as declared, else of a connected subnet.
+fn prefix_routes(
     snapshot: &Snapshot,
     context: &Context,
     vrf: &Name,
@@ -200,32 +201,37 @@ fn prefix_route(
 ) -> Result<Vec<Route>, Skip> {
     let Some(domain) = domain(snapshot, vrf) else { return Ok(Vec::new()) };
     let declared = domain.vrf.routes.iter().find(|route| route.prefix == prefix);
-    let hop = match declared {
+    let hops: Vec<(IpAddr, Mac)> = match declared {
         Some(route) => {
             let node = snapshot.nodes.get(&route.node).map(|record| &record.value);
-            node.and_then(|node| Some((node.vtep?, place::router_mac(node)?)))
+            node.and_then(|node| Some((node.vtep?, place::router_mac(node)?))).into_iter().collect()
         }
-        None => connected(snapshot, vrf, prefix).and_then(|network| {
-            let mut vteps = vteps_of_network(snapshot, network);
-            vteps.find_map(|vtep| Some((vtep, router_mac_at(snapshot, vtep)?)))
+        None => connected(snapshot, vrf, prefix).map_or_else(Vec::new, |network| {
+            let vteps = vteps_of_network(snapshot, network);
+            let known = vteps.filter_map(|vtep| Some((vtep, router_mac_at(snapshot, vtep)?)));
+            known.take(CONNECTED_WAYS).collect()
         }),
     };
-    let Some((next_hop, router_mac)) = hop else { return Ok(Vec::new()) };
-    let attributes = Attributes {
-        next_hop,
-        vni: Some(domain.vni),
-        l3_vni: None,
-        route_targets: vrf_exports(&domain, context.asn)?,
-        sequence: 0,
-        sticky: false,
-        router_mac: Some(router_mac),
-        default_gateway: false,
-        pmsi: None,
-        esi: Esi::default(),
-        gateway: None,
+    let targets = vrf_exports(&domain, context.asn)?;
+    let numbers = std::iter::once(&domain.vrf.rd_number).chain(&domain.vrf.connected_rds);
+    let route = |((next_hop, router_mac), number): ((IpAddr, Mac), &u16)| {
+        let attributes = Attributes {
+            next_hop,
+            vni: Some(domain.vni),
+            l3_vni: None,
+            route_targets: targets.clone(),
+            sequence: 0,
+            sticky: false,
+            router_mac: Some(router_mac),
+            default_gateway: false,
+            pmsi: None,
+            esi: Esi::default(),
+            gateway: None,
+        };
+        let rd = RouteDistinguisher::new(context.router_id, *number);
+        Route { key: RouteKey::IpPrefix { rd, etag: 0, prefix }, attributes: Arc::new(attributes) }
     };
-    let rd = RouteDistinguisher::new(context.router_id, domain.vrf.rd_number);
-    Ok(vec![Route { key: RouteKey::IpPrefix { rd, etag: 0, prefix }, attributes: Arc::new(attributes) }])
+    Ok(hops.into_iter().zip(numbers).map(route).collect())
 }
 
 /// The network of a subnet that is told to the fabric as connected.
@@ -279,7 +285,7 @@ pub fn all_routes(view: &View, context: &Context, interner: &mut Interner) -> Ve
         let subnets = snapshot.subnets_of_vrf(&vrf.name).map(|record| record.value.prefix);
         let prefixes: BTreeSet<Prefix> = subnets.chain(vrf.routes.iter().map(|route| route.prefix)).collect();
         for prefix in prefixes {
-            let routes = prefix_route(snapshot, context, &vrf.name, prefix).unwrap_or_default();
+            let routes = prefix_routes(snapshot, context, &vrf.name, prefix).unwrap_or_default();
             all.extend(routes.into_iter().map(|route| share(route, interner)));
         }
     }

@@ -145,6 +145,7 @@ impl World {
             routes: Vec::new(),
             no_connected: false,
             rd_number: if vrf == "default" { 60_001 } else { 60_002 },
+            connected_rds: if vrf == "default" { vec![60_011, 60_012] } else { Vec::new() },
         };
         change(&mut record);
         self.put(&RecordKey::Vrf(name(vrf)), &record);

@@ -91,8 +91,9 @@ impl Owners {
         let name = owner_name(record);
         match record {
             Declared::Vrf(vrf) => {
-                if vrf.rd_number != 0 {
-                    self.rds.entry(vrf.rd_number).or_default().push(name.clone());
+                let numbers = vrf.connected_rds.iter().chain([&vrf.rd_number]).filter(|n| **n != 0);
+                for number in numbers {
+                    self.rds.entry(*number).or_default().push(name.clone());
                 }
                 if let Some(vni) = vrf.l3_vni {
                     self.vnis.entry(vni).or_default().push(name);
@@ -132,9 +133,9 @@ impl Owners {
         }
     }
 
-    /// The lowest number that no route distinguisher has.
-    pub(super) fn free_rd(&self) -> Option<u16> {
-        (1..=u16::MAX).find(|n| !self.rds.contains_key(n))
+    /// Numbers that no route distinguisher has, the lowest first.
+    pub(super) fn free_rds(&self) -> impl Iterator<Item = u16> + '_ {
+        (1..=u16::MAX).filter(|n| !self.rds.contains_key(n))
     }
 }
 
@@ -361,8 +362,9 @@ fn overlap(item: &Item, subnet: &Subnet, owners: &Owners) -> Result<(), IntentEr
 pub(super) fn claims(record: &Declared) -> Vec<String> {
     match record {
         Declared::Vrf(vrf) => {
-            let rd = Some(vrf.rd_number).filter(|n| *n != 0).map(keys::rd);
-            vrf.l3_vni.map(keys::vni).into_iter().chain(rd).collect()
+            let rds = std::iter::once(vrf.rd_number).chain(vrf.connected_rds.iter().copied());
+            let rds = rds.filter(|n| *n != 0).map(keys::rd);
+            vrf.l3_vni.map(keys::vni).into_iter().chain(rds).collect()
         }
         Declared::Network(network) => {
             let mut claims = vec![keys::vni(network.vni), keys::rd(network.rd_number)];

@@ -12,6 +12,7 @@ use super::message::{self, Declared};
 use super::{Action, Applied, Intent, IntentError, Outcome, Violation, diff};
 use crate::history::{self, By, Event, EventKind};
 use crate::keys::{self, RecordKey};
+use crate::model::CONNECTED_WAYS;
 use crate::snapshot::Snapshot;
 use crate::store::{Compare, StoreError, Txn, TxnOutcome, Write};
 
@@ -175,23 +176,31 @@ fn prepare(items: &[Item], snapshot: &Snapshot, asn: u32) -> Result<Prepared, In
     Ok(Prepared { outcomes: outcomes.into_values().collect(), steps })
 }
 
-/// Networks and VRFs keep their route distinguisher's number, or get a free one.
+/// Networks and VRFs keep the numbers of their route distinguishers, or get free ones.
 fn with_rd(record: &Declared, snapshot: &Snapshot, owners: &Owners) -> Result<Declared, IntentError> {
-    let known = match record {
-        Declared::Network(network) => snapshot.networks.get(&network.key).map(|old| old.value.rd_number),
-        Declared::Vrf(vrf) => snapshot.vrfs.get(&vrf.name).map(|old| old.value.rd_number),
-        _ => return Ok(record.clone()),
+    let mut free = owners.free_rds();
+    let mut number = |known: Option<u16>| {
+        known.filter(|number| *number != 0).or_else(|| free.next()).ok_or_else(|| IntentError::Exhausted {
+            subject: owner_name(record),
+            reason: "all 65535 route distinguishers are in use".to_owned(),
+        })
     };
-    let known = known.filter(|number| *number != 0);
-    let rd_number = known.or_else(|| owners.free_rd()).ok_or_else(|| IntentError::Exhausted {
-        subject: owner_name(record),
-        reason: "all 65535 route distinguishers are in use".to_owned(),
-    })?;
     Ok(match record {
         Declared::Network(network) => {
-            Declared::Network(crate::model::Network { rd_number, ..network.clone() })
+            let old = snapshot.networks.get(&network.key).map(|old| old.value.rd_number);
+            Declared::Network(crate::model::Network { rd_number: number(old)?, ..network.clone() })
         }
-        Declared::Vrf(vrf) => Declared::Vrf(crate::model::Vrf { rd_number, ..vrf.clone() }),
+        Declared::Vrf(vrf) => {
+            let old = snapshot.vrfs.get(&vrf.name).map(|old| &old.value);
+            let rd_number = number(old.map(|old| old.rd_number))?;
+            let mut connected_rds = old.map(|old| old.connected_rds.clone()).unwrap_or_default();
+            if vrf.l3_vni.is_some() {
+                // One less than ways: the first has the VRF's own number.
+                let missing = (CONNECTED_WAYS - 1).saturating_sub(connected_rds.len());
+                connected_rds.extend(free.take(missing));
+            }
+            Declared::Vrf(crate::model::Vrf { rd_number, connected_rds, ..vrf.clone() })
+        }
         other => other.clone(),
     })
 }

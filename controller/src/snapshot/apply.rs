@@ -146,6 +146,7 @@ impl Snapshot {
                 routes: Vec::new(),
                 no_connected: false,
                 rd_number: 0,
+                connected_rds: Vec::new(),
             };
             self.vrfs.insert(name, record(vrf, Revision::default()));
         }

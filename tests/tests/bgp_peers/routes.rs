@@ -10,7 +10,7 @@ use causeway_tests::wait_for;
 
 use crate::against_every_peer;
 use crate::peer::{Kind, Peer, Setup};
-use crate::us::{ROUTES, Us, every_shape, host, hosts};
+use crate::us::{ROUTES, Us, every_shape, host, hosts, rd};
 
 against_every_peer!(
     every_shape_arrives_over_ibgp,
@@ -21,6 +21,7 @@ against_every_peer!(
     routes_of_the_neighbour,
     we_ask_for_a_refresh;
     neighbour_asks_for_a_refresh,
+    a_connected_subnet_leads_to_all_its_vteps,
 );
 
 /// Speaker and neighbour with an established session.
@@ -187,6 +188,20 @@ fn neighbour_asks_for_a_refresh(kind: Kind) -> Result<()> {
     })
 }
 
+/// A bridge and the VXLAN device of a VNI at the neighbour.
+async fn routed_vni(ns: &Netns, vni: u32) -> Result<()> {
+    ns.ip(&[
+        &format!("link add br{vni} address 02:cc:00:00:00:07 type bridge stp_state 0"),
+        &format!("link set br{vni} addrgenmode none"),
+        &format!("link add vx{vni} type vxlan id {vni} local 10.9.0.2 dstport 4789 nolearning"),
+        &format!("link set vx{vni} master br{vni} addrgenmode none"),
+        &format!("link set vx{vni} type bridge_slave neigh_suppress on learning off"),
+        &format!("link set br{vni} up"),
+        &format!("link set vx{vni} up"),
+    ])
+    .await
+}
+
 const THEIR_MAC: &str = "02:00:00:00:00:aa";
 
 /// Makes the neighbour originate a type 2 with and without address, a type 3 and a type 5.
@@ -206,16 +221,7 @@ async fn originate(peer: &Peer, ns: &Netns) -> Result<()> {
     }
     let frr = peer.frr()?;
     for vni in [100, 4001] {
-        ns.ip(&[
-            &format!("link add br{vni} address 02:cc:00:00:00:07 type bridge stp_state 0"),
-            &format!("link set br{vni} addrgenmode none"),
-            &format!("link add vx{vni} type vxlan id {vni} local 10.9.0.2 dstport 4789 nolearning"),
-            &format!("link set vx{vni} master br{vni} addrgenmode none"),
-            &format!("link set vx{vni} type bridge_slave neigh_suppress on learning off"),
-            &format!("link set br{vni} up"),
-            &format!("link set vx{vni} up"),
-        ])
-        .await?;
+        routed_vni(ns, vni).await?;
     }
     ns.ip(&[
         "link add h1 type veth peer name h1p",
@@ -343,6 +349,45 @@ fn we_ask_for_a_refresh(kind: Kind) -> Result<()> {
         })
         .await?;
         all_received(&us).await?;
+        undisturbed(&us, address).await?;
+        us.stop().await
+    })
+}
+
+/// One distinguisher a VTEP: the neighbour's kernel has both ways, and one when the other goes.
+fn a_connected_subnet_leads_to_all_its_vteps(kind: Kind) -> Result<()> {
+    with_pair(async |_, ns| {
+        let (us, peer, address) = session(kind, ns, &Setup::default()).await?;
+        routed_vni(ns, 4001).await?;
+        peer.frr()?.configure(&["vni 4001"]).await?;
+        let base = every_shape().into_iter().find(|route| matches!(route.key, RouteKey::IpPrefix { .. }));
+        let base = base.context("a type 5 among the shapes")?;
+        let way = |number: u16, vtep: &str, router_mac: &str| -> Result<Route> {
+            let mut route = base.clone();
+            route.key = RouteKey::IpPrefix { rd: rd(number), etag: 0, prefix: "172.30.0.0/16".parse()? };
+            let attributes = std::sync::Arc::make_mut(&mut route.attributes);
+            attributes.next_hop = vtep.parse()?;
+            attributes.router_mac = Some(router_mac.parse()?);
+            Ok(route)
+        };
+        let ways =
+            [way(4001, "10.9.0.11", "02:cc:00:00:00:11")?, way(4002, "10.9.0.12", "02:cc:00:00:00:12")?];
+        us.speaker.replace(ways.to_vec()).await;
+        us.speaker.set_synced().await;
+        let leads_to = async |wanted: &[&str]| {
+            wait_for(&format!("ways by {wanted:?}"), ROUTES, async || {
+                let shown = ns.run(&["ip", "route", "show", "172.30.0.0/16", "proto", "bgp"]).await?;
+                let words = shown.split_whitespace().collect::<Vec<_>>();
+                let hops: BTreeSet<&str> =
+                    words.windows(2).filter(|pair| pair[0] == "via").map(|pair| pair[1]).collect();
+                ensure!(hops == wanted.iter().copied().collect(), "{shown}");
+                Ok(())
+            })
+            .await
+        };
+        leads_to(&["10.9.0.11", "10.9.0.12"]).await?;
+        us.speaker.update(vec![RouteChange::Withdraw(ways[0].key)]).await;
+        leads_to(&["10.9.0.12"]).await?;
         undisturbed(&us, address).await?;
         us.stop().await
     })

@@ -198,8 +198,12 @@ fn every_mode_says_where_its_ports_are_and_only_vteps_without_evpn_flood() {
         assert_eq!(find(&routes, &format!("flood 10.0.0.{vtep}")).len(), floods, "{vtep}");
     }
     let connected = find(&routes, "10.8.0.0/24");
-    assert_eq!(connected.len(), 1);
-    assert_eq!(connected[0].next_hop.to_string(), "10.0.0.1", "the lowest stands for all");
+    // One at each VTEP that we speak for, the lowest first, as far as the VRF has distinguishers.
+    let mut keys: Vec<RouteKey> = routes.iter().map(|route| route.key).collect();
+    let hops: Vec<String> = connected.iter().map(|attributes| attributes.next_hop.to_string()).collect();
+    assert_eq!(hops, ["10.0.0.1", "10.0.0.3", "10.0.0.4"]);
+    keys.sort_unstable();
+    assert!(keys.windows(2).all(|pair| pair[0] != pair[1]), "each with an identity of its own");
     assert_eq!((connected[0].vni, connected[0].l3_vni), (Some(vni(4001)), None));
 }
 
@@ -218,7 +222,7 @@ fn a_switch_floods_for_the_networks_it_lists() {
 #[test]
 fn other_ways_of_routing_leave_out_what_is_not_theirs() {
     let mut world = modes();
-    for (irb, prefixes) in [(Irb::None, 0), (Irb::Asymmetric, 1)] {
+    for (irb, prefixes) in [(Irb::None, 0), (Irb::Asymmetric, 3)] {
         world.network_with("web", 110, |network| network.irb = Some(irb));
         let routes = all(&world, &ImportTable::default());
         let host = find(&routes, "10.8.0.12")[0];

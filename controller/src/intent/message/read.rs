@@ -175,6 +175,7 @@ fn read_vrf(fields: &mut Fields, vrf: &v1::Vrf) -> Option<Vrf> {
         routes,
         no_connected: vrf.no_connected,
         rd_number: 0,
+        connected_rds: Vec::new(),
     })
 }
 

@@ -1,6 +1,9 @@
 //! Switches, hosts behind them, VRFs and what hangs together.
 
+use causeway_proto::{Name, NetworkKey};
+
 use super::*;
+use crate::store::{Txn, TxnOutcome, Write};
 
 fn fabric() -> Vec<Spec> {
     use v1::NodeMode::{TorAgent, TorEvpn};
@@ -187,6 +190,41 @@ async fn what_does_not_hang_together_is_refused() {
             told(&error)
         );
     }
+}
+
+/// A connected subnet is announced at several VTEPs, each with a distinguisher of its own.
+#[tokio::test]
+async fn a_vrf_has_numbers_for_its_ways_and_one_of_before_gets_them() {
+    let world = World::new(65_000).await;
+    world.apply(vec![vrf("red", 50), vrf("flat", 0), Spec::Network(network("web", 100))]).await.unwrap();
+    let numbers = |name: &str| {
+        let snapshot = world.state.snapshot();
+        let vrf = snapshot.vrfs[&name.parse::<Name>().unwrap()].value.clone();
+        std::iter::once(vrf.rd_number).chain(vrf.connected_rds).collect::<Vec<u16>>()
+    };
+    let red = numbers("red");
+    assert_eq!((red.len(), numbers("flat").len()), (crate::model::CONNECTED_WAYS, 1));
+    let web = world.state.snapshot().networks[&"web".parse::<NetworkKey>().unwrap()].value.rd_number;
+    let all: std::collections::BTreeSet<u16> =
+        red.iter().copied().chain(numbers("flat")).chain([web]).collect();
+    assert_eq!(all.len(), red.len() + 2, "each is one's own");
+    // As it was stored before there were any.
+    let key = "intent/vrf/red";
+    let entry = world.store.get(key).await.unwrap().unwrap();
+    let mut record: crate::model::Vrf = serde_json::from_slice(&entry.value).unwrap();
+    record.connected_rds.clear();
+    let old = serde_json::to_vec(&record).unwrap();
+    assert!(!String::from_utf8_lossy(&old).contains("connected_rds"));
+    let deletes = red[1..].iter().map(|number| Write::Delete(crate::keys::rd(*number)));
+    let put = Write::Put { key: key.to_owned(), value: old, lease: None };
+    let txn = Txn { compares: Vec::new(), writes: deletes.chain([put]).collect() };
+    let TxnOutcome::Committed(at) = world.store.txn(txn).await.unwrap() else { panic!("committed") };
+    world.state.wait_for(at).await.unwrap();
+    assert_eq!(numbers("red"), red[..1]);
+    let applied = world.apply(vec![vrf("red", 50)]).await.unwrap();
+    assert_eq!(applied.outcomes[0].action, Action::Unchanged, "nothing that is declared differs");
+    world.state.wait_for(applied.revision).await.unwrap();
+    assert_eq!(numbers("red"), red);
 }
 
 fn routes(name: &str, l3_vni: u32, routes: &[(&str, &str)]) -> Spec {
