@@ -3,6 +3,8 @@
 mod agents;
 pub mod alloc;
 mod api;
+#[doc(hidden)]
+pub mod bench;
 mod compare;
 pub mod config;
 pub mod derive;

@@ -2,6 +2,7 @@
 
 mod alloc;
 mod codec;
+mod compare;
 mod datapath;
 mod fabric;
 mod failover;
@@ -79,6 +80,8 @@ enum Part {
     Latency,
     /// A table of 100,000 routes into FRR.
     Fabric,
+    /// Intended against observed, 100,000 ports.
+    Compare,
     /// Memory of a controller with a million ports.
     Memory,
 }
@@ -91,6 +94,7 @@ impl Part {
             Part::Ports => ports::run(report).await,
             Part::Latency => latency::run(report).await,
             Part::Fabric => fabric::run(report).await,
+            Part::Compare => compare::run(report),
             Part::Memory => memory::run(report).await,
         }
     }
