@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use causeway_proto::{PortKey, Vni};
 
+use crate::rate::Direction;
+
 /// Link group of all our links.
 pub const LINK_GROUP: u32 = 77;
 /// Protocol number of our neighbours, addresses and routes; free in iproute2's and FRR's tables.
@@ -33,6 +35,8 @@ pub enum Role {
     Port,
     /// What frames from a workload are passed through to be limited.
     Shaper,
+    /// What frames to or from a macvlan or ipvlan are passed through to be limited.
+    Diverter,
     /// VLAN of an uplink, for a network.
     Vlan(Vni),
     /// The host's own macvlan beside those of a network.
@@ -102,9 +106,19 @@ impl Dev {
         Dev(format!("cwi{}", self.0.strip_prefix("cwp").unwrap_or(&self.0)).into())
     }
 
-    /// For a shaper: the host side that it belongs to.
+    /// For a port without a host side, by the name that it would have: the device that frames to (`cwj`) or from it (`cwk`)
+    /// are passed through to be limited.
+    #[must_use]
+    pub fn diverter(&self, direction: Direction) -> Self {
+        let kind = if direction == Direction::In { "cwj" } else { "cwk" };
+        Dev(format!("{kind}{}", self.0.strip_prefix("cwp").unwrap_or(&self.0)).into())
+    }
+
+    /// For what frames are passed through to be limited: the host side that it belongs to, or would.
     pub fn shaped(&self) -> Option<Self> {
-        (self.role()? == Role::Shaper).then(|| Dev(self.0.replacen("cwi", "cwp", 1).into()))
+        let role = self.role()?;
+        let hash = self.0.get(3..).filter(|_| matches!(role, Role::Shaper | Role::Diverter))?;
+        Some(Dev(format!("cwp{hash}").into()))
     }
 
     /// `cwbr0`.
@@ -176,8 +190,13 @@ impl Dev {
         if &*self.0 == "cwtrunk" {
             return Some(Role::Trunk);
         }
-        let shaper = self.0.strip_prefix("cwi").map(|hash| (hash, Role::Shaper));
-        let (hash, role) = shaper.or_else(|| self.0.strip_prefix("cwp").map(|hash| (hash, Role::Port)))?;
+        let (kind, hash) = self.0.split_at_checked(3)?;
+        let role = match kind {
+            "cwp" => Role::Port,
+            "cwi" => Role::Shaper,
+            "cwj" | "cwk" => Role::Diverter,
+            _ => return None,
+        };
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         (hash.len() == 12 && hash.bytes().all(hex)).then_some(role)
     }
@@ -265,6 +284,10 @@ mod tests {
             let dev = Dev::port(&id);
             prop_assert_eq!(dev.as_str().len(), 15);
             prop_assert_eq!(dev.role(), Some(Role::Port));
+            let aside = [dev.shaper(), dev.diverter(Direction::In), dev.diverter(Direction::Out)];
+            for other in aside {
+                prop_assert_eq!(other.shaped(), Some(dev.clone()));
+            }
             prop_assert!(port_alias(&id, u64::MAX).len() <= 255);
         }
     }

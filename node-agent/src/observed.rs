@@ -14,6 +14,7 @@ use crate::guard::{Chain, Guards};
 use crate::lan::seen::Seen as Lan;
 use crate::model::{Child, IfAddr, Key};
 use crate::rate::Shaping;
+use crate::rate::lead::Diverted;
 
 /// Flags of a bridge port that we care about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +236,10 @@ pub struct Observed {
     pub guards: Guards,
     /// Limits, by host side; a port without any is not in it.
     pub rates: BTreeMap<Dev, Shaping>,
+    /// Limits of ports without a host side, by the device that frames are passed through.
+    pub diverted: BTreeMap<Dev, Diverted>,
+    /// Links with filters of ours that lead to a device that is gone.
+    pub astray: BTreeSet<Dev>,
     /// Links with a name of our form that are not ours.
     pub foreign: BTreeSet<Dev>,
     /// VXLAN devices of others, by (VNI, UDP port).

@@ -13,6 +13,7 @@ use crate::fabric::Step;
 use crate::guard::{Family, Guard};
 use crate::lan::step::LanOp;
 use crate::model::{IfAddr, Key, NetnsRef, Place};
+use crate::rate::lead::Lead;
 use crate::rate::{Direction, Led, Shape};
 
 pub(crate) use text::{IpIn, netns_argument, on};
@@ -92,6 +93,10 @@ pub enum Op {
     GuardInside { at: At, guard: Option<Guard> },
     /// Limit how fast a port is in one direction, or lift the limit.
     Rate { dev: Dev, direction: Direction, shape: Option<Shape>, led: Led },
+    /// Limit frames of a macvlan or ipvlan in a direction: pass what leads there, and nothing else, through this device.
+    Divert { dev: Dev, shape: Shape, leads: BTreeSet<Lead> },
+    /// Take filters of ours from a link that lead to a device that is gone.
+    DivertClean { link: Dev },
     /// Do not listen to router advertisements on a bridge.
     AcceptRaOff { dev: Dev },
     /// Send frames to a MAC to a place.
@@ -186,10 +191,12 @@ impl Op {
             | Op::GuardSet { dev, .. }
             | Op::GuardDel { dev, .. }
             | Op::Rate { dev, .. }
+            | Op::Divert { dev, .. }
             | Op::AcceptRaOff { dev } => match dev.role() {
                 Some(crate::dev::Role::Bridge(vni) | crate::dev::Role::Vxlan(vni)) => Key::Network(vni),
-                _ => Key::Port(dev.clone()),
+                _ => Key::Port(dev.shaped().unwrap_or_else(|| dev.clone())),
             },
+            Op::DivertClean { .. } => Key::Lan,
             Op::BridgeAdd { vni, .. } | Op::VxlanAdd { vni, .. } => Key::Network(*vni),
             Op::FdbSet { vni, mac, .. } | Op::FdbDel { vni, mac, .. } => Key::Mac(*vni, *mac),
             Op::FloodAdd { vni, vtep } | Op::FloodDel { vni, vtep } => Key::Flood(*vni, *vtep),

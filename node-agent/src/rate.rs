@@ -9,6 +9,8 @@
 //! intermediate device (`ifb`) queues it too, so both directions are shaped alike. Rates count whole Ethernet frames
 //! without preamble and checksum. Our qdiscs and filters have the number 77.
 
+pub(crate) mod filter;
+pub mod lead;
 pub(crate) mod message;
 
 use crate::dev::PROTOCOL;

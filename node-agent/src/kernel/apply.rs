@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 
 use super::{Kernel, OpError, lan};
 use crate::announce;
-use crate::dev::Dev;
+use crate::dev::{Dev, Role};
 use crate::model::Place;
 use crate::netlink::message::{self, Request};
 use crate::netlink::socket::Connection;
@@ -129,6 +129,8 @@ impl Kernel {
                 let (request, f) = message::set_flags(self.index(dev)?, flags);
                 Ok(self.connection.request(request, f)?)
             }
+            Op::Divert { dev, shape, leads } => self.divert(dev, shape, leads),
+            Op::DivertClean { link } => self.remove_astray(link),
             Op::Rate { dev, direction, shape, led } => self.apply_rate(dev, *direction, shape.as_ref(), *led),
             Op::AcceptRaOff { dev } => ignore_ra(dev),
             Op::Lan(op) => self.apply_lan(op),
@@ -143,6 +145,9 @@ impl Kernel {
 
     pub(super) fn delete_link(&mut self, dev: &Dev) -> Result<(), OpError> {
         self.watches.remove(dev);
+        if dev.role() == Some(Role::Diverter) {
+            self.divert_no_more(dev)?;
+        }
         let Some(index) = self.indexes.get(dev).copied() else { return Ok(()) };
         let (request, flags) = message::del_link(index);
         match self.connection.request(request, flags) {

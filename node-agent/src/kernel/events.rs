@@ -60,6 +60,8 @@ impl Dataplane for Kernel {
         }
         rates |= touched.iter().any(|dev| dev.role() == Some(Role::Shaper));
         if heard.host {
+            // Whether what limits is up is seen here only.
+            rates |= !observed.rates.is_empty() || !observed.diverted.is_empty();
             self.look_at_host(desired, observed)?;
             heard.keys.insert(Key::Lan);
         }
@@ -81,7 +83,11 @@ impl Dataplane for Kernel {
         }
         if rates {
             let before = observed.rates.clone();
+            let shared = (observed.diverted.clone(), observed.astray.clone());
             self.observe_rates(observed)?;
+            if shared != (observed.diverted.clone(), observed.astray.clone()) {
+                heard.keys.insert(Key::Lan);
+            }
             let all: BTreeSet<&Dev> = before.keys().chain(observed.rates.keys()).collect();
             let changed = all.into_iter().filter(|dev| before.get(*dev) != observed.rates.get(*dev));
             heard.keys.extend(changed.cloned().map(Key::Port));

@@ -81,7 +81,7 @@ impl Kernel {
             Some(Role::Vxlan(_)) => Kind::Vxlan,
             Some(Role::Port) => Kind::Veth,
             Some(Role::Shaper) => Kind::Ifb,
-            Some(Role::Vlan(_) | Role::Shim(_) | Role::Trunk) if raw.is_marked() => {
+            Some(Role::Vlan(_) | Role::Shim(_) | Role::Trunk | Role::Diverter) if raw.is_marked() => {
                 self.learn_index(&raw.name, raw.index);
                 observed.leftovers.insert(raw.name.clone());
                 return;
@@ -154,7 +154,8 @@ impl Kernel {
         let limited = |key: &Key| match key {
             Key::Port(dev) => {
                 let limited = desired.port_at(dev).is_some_and(|p| p.rate != Rate::default());
-                limited || observed.rates.contains_key(dev)
+                let diverted = observed.diverted.keys().any(|d| d.shaped().as_ref() == Some(dev));
+                limited || diverted || observed.rates.contains_key(dev)
             }
             _ => false,
         };

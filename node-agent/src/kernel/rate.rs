@@ -27,7 +27,9 @@ impl Kernel {
                 ingress.insert(index);
             }
         }
-        let shapers = self.indexes.keys().filter_map(Dev::shaped);
+        self.observe_diverted(&roots, observed)?;
+        let shapers = self.indexes.keys().filter(|dev| dev.role() == Some(Role::Shaper));
+        let shapers = shapers.filter_map(Dev::shaped);
         let devs: BTreeSet<Dev> = observed.ports.keys().cloned().chain(shapers).collect();
         observed.rates.clear();
         for dev in devs {
@@ -98,34 +100,45 @@ impl Kernel {
         }
     }
 
-    fn send(&mut self, (request, flags): Request) -> Result<(), NetlinkError> {
+    pub(super) fn send(&mut self, (request, flags): Request) -> Result<(), NetlinkError> {
         self.connection.request(request, flags)
     }
 
     /// What is not there is deleted. A qdisc that is not there may also be an invalid argument.
-    fn send_del(&mut self, request: Request) -> Result<(), OpError> {
+    pub(super) fn send_del(&mut self, request: Request) -> Result<(), OpError> {
         match self.send(request) {
             Err(error) if !error.is_missing() && error.errno() != Some(libc::EINVAL) => Err(error.into()),
             _ => Ok(()),
         }
     }
 
+    /// A device with a bucket, or another bucket for it.
+    pub(super) fn add_bucket(&mut self, shaper: &Dev, shape: &Shape) -> Result<(), OpError> {
+        if !self.indexes.contains_key(shaper) {
+            self.add_link(shaper, message::add_ifb(shaper))?;
+        }
+        let to = self.index(shaper)?;
+        self.send(message::set_bucket(to, shape))?;
+        let found = self.get_link(shaper)?.map(|found| found.link).unwrap_or_default();
+        // Two messages: the kernel handles the flag before the address generation mode of the same message. None that
+        // changes nothing: each is heard of, and would be taken for news.
+        for (done, change) in [
+            (found.addrgen_none, LinkChange { addrgen_none: true, ..LinkChange::default() }),
+            (found.up, LinkChange { up: true, ..LinkChange::default() }),
+        ] {
+            if !done {
+                self.send(set_link(to, &change, None))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The bucket is there before anything is led to it.
     fn limit_out(&mut self, dev: &Dev, shape: &Shape, led: Led) -> Result<(), OpError> {
         let index = self.index(dev)?;
         let shaper = dev.shaper();
-        if !self.indexes.contains_key(&shaper) {
-            self.add_link(&shaper, message::add_ifb(&shaper))?;
-        }
+        self.add_bucket(&shaper, shape)?;
         let to = self.index(&shaper)?;
-        self.send(message::set_bucket(to, shape))?;
-        // Two messages: the kernel handles the flag before the address generation mode of the same message.
-        for change in [
-            LinkChange { addrgen_none: true, ..LinkChange::default() },
-            LinkChange { up: true, ..LinkChange::default() },
-        ] {
-            self.send(set_link(to, &change, None))?;
-        }
         if led == Led::ByGuard {
             return self.lead_no_more(index);
         }
@@ -159,9 +172,10 @@ impl Kernel {
         Ok(())
     }
 
-    /// True if a change of qdiscs or filters is on a device of ours.
+    /// True if a change of qdiscs or filters is on a device of ours, or where filters of ours may be.
     pub(super) fn concerns_rates(&self, message: &TcMessage) -> bool {
-        let role = self.names.get(&message.header.index.cast_unsigned()).and_then(Dev::role);
-        matches!(role, Some(Role::Port | Role::Shaper))
+        let Some(dev) = self.names.get(&message.header.index.cast_unsigned()) else { return false };
+        let shared = || self.indexes.keys().any(|dev| dev.role() == Some(Role::Diverter));
+        matches!(dev.role(), Some(Role::Port | Role::Shaper | Role::Diverter)) || shared()
     }
 }

@@ -34,6 +34,7 @@ pub fn plan(desired: &Desired, observed: &Observed, lan: &Lan) -> Plan {
         own_macs: BTreeSet::new(),
         announcements: Vec::new(),
     };
+    planner.remove_astray();
     planner.remove_tunnels();
     planner.remove_ports();
     planner.remove_links();

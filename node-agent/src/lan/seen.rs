@@ -229,6 +229,14 @@ impl Observed {
             Some(Role::Vxlan(vni)) => self.forget_vxlan(vni),
             _ => self.forget_port(dev),
         }
+        if let Some(gone) = self.diverted.remove(dev) {
+            // What leads there leads nowhere now.
+            self.astray.extend(gone.leads.into_iter().map(|lead| lead.link));
+        }
+        self.astray.remove(dev);
+        for diverted in self.diverted.values_mut() {
+            diverted.leads.retain(|lead| lead.link != *dev);
+        }
         let seen = &mut self.lan;
         seen.links.remove(dev);
         self.guards.forget_link(dev);

@@ -349,6 +349,10 @@ fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
             7 => _ = observed.fdb.pop_first(),
             8 => observed.lan.vlans.clear(),
             9 => observed.lan.links.get_mut(&dev).unwrap().carrier ^= true,
+            10 => {
+                let shapers: Vec<Dev> = observed.diverted.keys().cloned().collect();
+                shapers.into_iter().skip(n % 2).for_each(|shaper| observed.forget_lan_link(&shaper));
+            }
             _ => observed.insides.values_mut().skip(n).for_each(|inside| {
                 if let Inside::Present(peer) = inside {
                     peer.addresses.clear();
@@ -378,7 +382,7 @@ proptest! {
         first in any_state(),
         second in any_state(),
         addresses in prop::bool::ANY,
-        changes in prop::collection::vec((0u8..11, 0usize..12), 0..6),
+        changes in prop::collection::vec((0u8..12, 0usize..12), 0..6),
     ) {
         let mut observed = empty(&load(&first));
         observed.lan.links.insert(Dev::new("eth2"), uplink());

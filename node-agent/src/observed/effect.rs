@@ -9,7 +9,8 @@ use super::{
 use crate::dev::{Dev, Role};
 use crate::model::Place;
 use crate::op::{Half, LinkChange, Op};
-use crate::rate::{Found, Shaping};
+use crate::rate::lead::Diverted;
+use crate::rate::{Found, Led, Shaping};
 
 impl Observed {
     /// Forgets the bridge of a network and all that the kernel deletes with it.
@@ -63,8 +64,17 @@ impl Observed {
             Op::LinkDel { dev } => match dev.role() {
                 Some(Role::Bridge(vni)) => self.forget_bridge(vni),
                 Some(Role::Vxlan(vni)) => self.forget_vxlan(vni),
+                Some(Role::Diverter) => {
+                    self.diverted.remove(dev);
+                    self.leftovers.remove(dev);
+                }
                 _ => self.forget_port(dev),
             },
+            Op::Divert { dev, shape, leads } => {
+                let bucket = shape.found(Led::ByFilter);
+                self.diverted.insert(dev.clone(), Diverted { bucket, leads: leads.clone() });
+            }
+            Op::DivertClean { link } => _ = self.astray.remove(link),
             Op::BridgeAdd { .. } | Op::VxlanAdd { .. } | Op::PortAdd { .. } => self.apply_add(op),
             Op::LinkSet { dev, change } => self.apply_change(dev, change),
             Op::PortFlags { dev, flags } => {

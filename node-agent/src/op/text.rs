@@ -161,6 +161,15 @@ impl Op {
                     None => Ok(()),
                 }
             }
+            Op::Divert { dev, shape, leads } => {
+                write!(f, "ip link add name {dev} group {LINK_GROUP} type ifb ; ")?;
+                fmt_bucket(f, dev, shape)?;
+                write!(f, " ; ip link set dev {dev} addrgenmode none up")?;
+                leads.iter().try_for_each(|l| write!(f, " ; {l} action mirred egress redirect dev {dev}"))
+            }
+            Op::DivertClean { link } => {
+                write!(f, "# tc filter del dev {link}: those that lead to devices that are gone")
+            }
             Op::Rate { dev, direction, shape, led } => fmt_rate(f, dev, *direction, shape.as_ref(), *led),
             Op::GuardSet { dev, guard, stale } => {
                 write!(f, "nft '{}'", guard::one_line(guard.hook.family(), &guard.commands(dev, stale)))

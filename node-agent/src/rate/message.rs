@@ -15,7 +15,7 @@ use crate::netlink::message::Request;
 
 const OWN: TcHandle = TcHandle { major: HANDLE, minor: 0 };
 /// What comes in, for an `ingress` and for a `clsact` qdisc.
-const INCOMING: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_INGRESS };
+pub(super) const INCOMING: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_INGRESS };
 /// `tcm_info` of our filter: its priority, and all protocols (`ETH_P_ALL`, network order).
 const FILTER: u32 = (HANDLE as u32) << 16 | (libc::ETH_P_ALL as u16).to_be() as u32;
 
@@ -28,7 +28,7 @@ const TBF_SIZE: usize = 36;
 /// `TC_LINKLAYER_ETHERNET`: no table of transmission times is needed.
 const ETHERNET: u8 = 1;
 
-fn message(index: u32, parent: TcHandle, handle: TcHandle) -> TcMessage {
+pub(super) fn message(index: u32, parent: TcHandle, handle: TcHandle) -> TcMessage {
     // The kernel's own type is signed; indexes are positive.
     let mut message = TcMessage::with_index(index.cast_signed());
     message.header.parent = parent;
@@ -69,7 +69,7 @@ pub(crate) fn add_ifb(dev: &Dev) -> Request {
     (RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
-const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
+pub(super) const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 
 /// Where filters on what comes in hang.
 pub(crate) fn add_ingress(index: u32) -> Request {
@@ -83,8 +83,8 @@ pub(crate) fn del_ingress(index: u32) -> Request {
     (RouteNetlinkMessage::DelQueueDiscipline(message(index, TcHandle::INGRESS, INGRESS)), 0)
 }
 
-/// Passes all that comes in through another device.
-pub(crate) fn add_redirect(index: u32, to: u32) -> Request {
+/// The action that passes frames through another device.
+pub(super) fn mirred(to: u32) -> TcAction {
     let mut mirror = TcMirror::default();
     mirror.generic = TcActionGeneric::default();
     mirror.generic.action = TcActionType::Stolen;
@@ -95,6 +95,11 @@ pub(crate) fn add_redirect(index: u32, to: u32) -> Request {
         TcActionAttribute::Kind("mirred".into()),
         TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
     ];
+    action
+}
+
+/// Passes all that comes in through another device.
+pub(crate) fn add_redirect(index: u32, to: u32) -> Request {
     // `match u32 0 0`: every frame. Not every kernel has matchall.
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
@@ -106,7 +111,7 @@ pub(crate) fn add_redirect(index: u32, to: u32) -> Request {
         TcAttribute::Kind("u32".into()),
         TcAttribute::Options(vec![
             TcOption::U32(TcFilterU32Option::Selector(selector)),
-            TcOption::U32(TcFilterU32Option::Action(vec![action])),
+            TcOption::U32(TcFilterU32Option::Action(vec![mirred(to)])),
         ]),
     ];
     (RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE | NLM_F_EXCL)
@@ -129,7 +134,8 @@ pub(crate) fn get_filters(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetTrafficFilter(message(index, INCOMING, TcHandle::UNSPEC))
 }
 
-fn kind(message: &TcMessage) -> &str {
+/// What it is.
+pub(super) fn kind(message: &TcMessage) -> &str {
     message
         .attributes
         .iter()

@@ -86,7 +86,7 @@ pub(crate) async fn settle(host: &mut Host, state: &v1::NodeState) -> Result<()>
 /// True if a host has a link of ours.
 fn has_ours(host: &Host) -> Result<bool> {
     let links = host.netns.run("ip -o link")?;
-    Ok(["cwb", "cwp", "cws", "cwu", "cwx", "cwi", "cwtrunk"]
+    Ok(["cwb", "cwp", "cws", "cwu", "cwx", "cwi", "cwj", "cwk", "cwtrunk"]
         .iter()
         .any(|name| links.contains(&format!(": {name}"))))
 }

@@ -1,6 +1,7 @@
 //! The data plane on the real kernel, in private network namespaces. Needs root.
 
 mod attach;
+mod divert;
 mod drift;
 mod guard;
 mod host;

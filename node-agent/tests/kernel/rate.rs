@@ -48,7 +48,7 @@ impl Stream {
     }
 
     /// Waits for `bytes` more and returns what that makes in kbit/s.
-    async fn kbit(&self, bytes: u64) -> Result<u64> {
+    pub(crate) async fn kbit(&self, bytes: u64) -> Result<u64> {
         let (start, first) = (Instant::now(), self.received.load(Ordering::Relaxed));
         let arrived = || self.received.load(Ordering::Relaxed) - first;
         wait_for("bytes", PATIENCE, || Ok(arrived() >= bytes)).await?;

@@ -9,6 +9,7 @@ use crate::model::{Attach, Child, Key, Port, Rate};
 use crate::observed::Inside;
 use crate::op::{At, Op};
 use crate::plan::guard::{guard_of, guard_step, unguard_step};
+use crate::rate::lead::{Diverted, leads};
 use crate::rate::{Direction, Found, Led, Shape};
 
 /// The link of the host that a port's frames pass.
@@ -105,7 +106,10 @@ impl Planner<'_> {
         let guarded = ports().filter(|p| p.guarded);
         let guarded: BTreeSet<(Family, Dev)> =
             guarded.filter_map(|p| Some((family(p)?, Dev::port(&p.id)))).collect();
-        let unread = |dev: &Dev| dev.role() == Some(Role::Port) && self.desired.protects_port(dev);
+        let unread = |dev: &Dev| {
+            let port = dev.shaped().unwrap_or_else(|| dev.clone());
+            port.role() == Some(Role::Port) && self.desired.protects_port(&port)
+        };
         let chains = self.now.guards.chains.keys().filter(|k| !guarded.contains(*k) && !unread(&k.1));
         let chains: Vec<(Family, Dev)> = chains.cloned().collect();
         let rates: Vec<Dev> =
@@ -114,6 +118,17 @@ impl Planner<'_> {
             if let Some(op) = unguard_step(&self.now, family, &dev) {
                 self.push(op);
             }
+        }
+        let diverts = |p: &&Port, d| matches!(p.attach, Attach::Child(_)) && p.rate.of(d) > 0;
+        let directions = [Direction::In, Direction::Out];
+        let diverters: BTreeSet<Dev> = directions
+            .into_iter()
+            .flat_map(|d| ports().filter(move |p| diverts(p, d)).map(move |p| Dev::port(&p.id).diverter(d)))
+            .collect();
+        let found = self.now.diverted.iter().filter(|(_, found)| found.bucket != Found::Foreign);
+        let found = found.map(|(dev, _)| dev).filter(|dev| !diverters.contains(*dev) && !unread(dev));
+        for dev in found.cloned().collect::<Vec<_>>() {
+            self.push(Op::LinkDel { dev });
         }
         for dev in rates {
             self.limits(Rate::default(), 0, &dev, Led::ByFilter);
@@ -128,12 +143,48 @@ impl Planner<'_> {
             }
             // Not made: why, another problem says.
             Some(dev) if dev.role() == Some(Role::Port) => {}
-            _ if port.rate != Rate::default() && port.attach != Attach::BareMetal => {
-                let why =
-                    "its rate cannot be limited: only veths are; attach a container by BRIDGE or ROUTED";
-                self.problems.entry(Key::Port(Dev::port(&port.id))).or_insert_with(|| why.to_owned());
-            }
-            _ => {}
+            _ => self.divert(port),
+        }
+    }
+
+    /// Limits a macvlan or ipvlan at its parent, or lifts that.
+    fn divert(&mut self, port: &Port) {
+        let dev = Dev::port(&port.id);
+        for direction in [Direction::In, Direction::Out] {
+            let shaper = dev.diverter(direction);
+            let (Attach::Child(child), Some(shape)) =
+                (port.attach, Shape::new(port.rate.of(direction), port.mtu))
+            else {
+                continue;
+            };
+            let (Some(net), true) = (self.wanted.nets.get(&port.vni), self.is_present(port)) else {
+                continue;
+            };
+            let want = Diverted {
+                bucket: shape.found(Led::ByFilter),
+                leads: leads(port, child, &net.parent, direction),
+            };
+            let have = self.now.diverted.get(&shaper);
+            let why = match have.map(|have| have.bucket) {
+                Some(Found::Foreign) => format!("interface {shaper} is not Causeway's; delete it"),
+                _ if child == Child::Ipvlan && port.addresses.is_empty() => {
+                    "an ipvlan is told from others by its addresses, and it has none".to_owned()
+                }
+                _ if have == Some(&want) => continue,
+                _ => {
+                    self.push(Op::Divert { dev: shaper, shape, leads: want.leads });
+                    continue;
+                }
+            };
+            let why = format!("its rate cannot be limited: {why}");
+            self.problems.entry(Key::Port(dev.clone())).or_insert(why);
+        }
+    }
+
+    /// What a device that somebody deleted has left: it swallows frames.
+    pub(super) fn remove_astray(&mut self) {
+        for link in self.now.astray.clone() {
+            self.push(Op::DivertClean { link });
         }
     }
 

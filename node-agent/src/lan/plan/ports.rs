@@ -127,7 +127,7 @@ impl Planner<'_> {
         false
     }
 
-    fn is_present(&self, port: &Port) -> bool {
+    pub(super) fn is_present(&self, port: &Port) -> bool {
         matches!(self.now.insides.get(&Dev::port(&port.id)), Some(Inside::Present(_)))
     }
 
