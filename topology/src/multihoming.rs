@@ -8,12 +8,28 @@ use std::str::FromStr;
 use crate::derive::Builder;
 use crate::diagnostic::Place;
 use crate::lab::{Mode, Node, Role};
-use crate::plan::{Interface, NodePlan};
+use crate::plan::{Interface, InterfaceUse, NodePlan, Plan};
 
 /// An Ethernet segment identifier: ten bytes, in text hexadecimal with colons. All zero and all ones are no identifiers
 /// of a segment (RFC 7432 section 5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Esi([u8; 10]);
+
+impl Esi {
+    /// How FRR is told of it: by the parts of type 3, a MAC and a number (RFC 7432 section 5), or whole for type 0.
+    /// `None`: FRR cannot be given one of another type.
+    pub(crate) fn frr(self) -> Option<String> {
+        let [kind, a, b, c, d, e, f, high, middle, low] = self.0;
+        let number = u32::from_be_bytes([0, high, middle, low]);
+        match kind {
+            3 if number > 0 => Some(format!(
+                " evpn mh es-id {number}\n evpn mh es-sys-mac {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}\n"
+            )),
+            0 => Some(format!(" evpn mh es-id {self}\n")),
+            _ => None,
+        }
+    }
+}
 
 impl fmt::Display for Esi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,6 +65,32 @@ pub enum Multihoming {
     Segment(Esi),
     /// Behind an anycast VTEP of both leaves: it is the next hop of the machine's routes.
     Anycast(IpAddr),
+}
+
+/// A leaf's port to a machine on a segment. FRR knows segments of bonds only, so the port becomes the only link of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SegmentPort<'a> {
+    /// The port.
+    pub(crate) port: &'a Interface,
+    /// Name of its bond.
+    pub(crate) bond: String,
+    /// The segment, as FRR is told of it.
+    pub(crate) frr: String,
+}
+
+/// The ports of a leaf that are on segments, in the order of its interfaces. Only a leaf with EVPN of its own has any: it
+/// is the leaf that speaks for a segment.
+pub(crate) fn segment_ports<'a>(plan: &Plan, own: &'a NodePlan) -> Vec<SegmentPort<'a>> {
+    let carries = |port: &&Interface| matches!(port.usage, InterfaceUse::Access(_) | InterfaceUse::Trunk);
+    let speaks = own.mode == Some(Mode::TorEvpn) && own.role != Role::Host;
+    let ports = own.interfaces.iter().filter(|port| speaks && carries(port));
+    let segments = ports.filter_map(|port| {
+        let machine = plan.nodes.get(&port.peer.as_ref()?.0)?;
+        let Some(Multihoming::Segment(esi)) = machine.multihoming else { return None };
+        Some((port, esi.frr()?))
+    });
+    let numbered = segments.zip(1..);
+    numbered.map(|((port, frr), n)| SegmentPort { port, bond: format!("bond{n}"), frr }).collect()
 }
 
 /// A link of a machine to a leaf that carries networks.

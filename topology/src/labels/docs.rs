@@ -159,7 +159,7 @@ pub const LABELS: &[LabelDoc] = &[
         "causeway.esi",
         "link",
         "ten bytes in hex with colons",
-        "Ethernet segment of a host or server with links to two leaves: the same at both links, which carry the same networks. The controller puts it into the routes of the machine (type 2); the leaves are not configured with it. Default: none.",
+        "Ethernet segment of a host or server with links to two leaves: the same at both links, which carry the same networks. The controller puts it into the routes of the machine (type 2); leaves of mode `tor-evpn` are configured with it (types 0 and 3). Default: none.",
     ),
     doc(
         "causeway.underlay",

@@ -7,6 +7,7 @@ use ipnetwork::IpNetwork;
 
 use super::vrf;
 use crate::lab::{Lab, Role};
+use crate::multihoming::{SegmentPort, segment_ports};
 use crate::networks::Network;
 use crate::plan::{InterfaceUse, Neighbor, NodePlan, Peering, Plan};
 use crate::sessions::own_addresses;
@@ -41,6 +42,7 @@ fn write_frr(out: &mut String, lab: &Lab, fabric: &Plan, plan: &NodePlan, node: 
         }
         writeln!(out, " {} address {address}\nexit\n!", family(address.ip()))?;
     }
+    write_segments(out, fabric, plan)?;
     for (destination, next_hop) in &plan.statics {
         writeln!(out, "{} route {destination} {next_hop}", family(*next_hop))?;
     }
@@ -51,6 +53,23 @@ fn write_frr(out: &mut String, lab: &Lab, fabric: &Plan, plan: &NodePlan, node: 
     write_bgp(out, fabric, plan)?;
     vrf::write_bgp(out, fabric, plan)?;
     writeln!(out, "end")
+}
+
+/// Ethernet segments (EVPN multihoming, RFC 7432 section 8).
+fn write_segments(out: &mut String, fabric: &Plan, plan: &NodePlan) -> std::fmt::Result {
+    let ports = segment_ports(fabric, plan);
+    if !ports.is_empty() {
+        // FRR's own 180 seconds are for racks that boot: as long the ports would stay down.
+        writeln!(out, "evpn mh startup-delay 0\n!")?;
+    }
+    for SegmentPort { port, bond, frr } in ports {
+        writeln!(out, "interface {bond}")?;
+        if let Some((peer, interface)) = &port.peer {
+            writeln!(out, " description {peer}:{interface}")?;
+        }
+        writeln!(out, "{frr}exit\n!")?;
+    }
+    Ok(())
 }
 
 fn family(address: IpAddr) -> &'static str {

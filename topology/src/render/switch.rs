@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use causeway_proto::{Mac, Vni};
 
 use crate::lab::{Mode, Role};
+use crate::multihoming::{SegmentPort, segment_ports};
 use crate::networks::{DEFAULT_MTU, Irb, Network};
 use crate::plan::{Access, Domain, InterfaceUse, NodePlan, Plan};
 
@@ -16,8 +17,9 @@ const LAST_METRIC: u32 = 4_278_198_272;
 
 /// The script, or nothing: spines have no networks, and an agent makes all of it itself.
 pub(super) fn text(plan: &Plan, own: &NodePlan, index: usize) -> Option<String> {
+    let bonds = segment_ports(plan, own);
     let mut script =
-        Script { plan, own, index, ip: String::new(), bridge: String::new(), sysctls: Vec::new() };
+        Script { plan, own, index, bonds, ip: String::new(), bridge: String::new(), sysctls: Vec::new() };
     let vtep = own.vtep.filter(|_| own.mode.is_some() && own.mode != Some(Mode::TorAgent));
     if let Some(vtep) = vtep {
         script.write(vtep).ok()?;
@@ -30,6 +32,8 @@ struct Script<'a> {
     plan: &'a Plan,
     own: &'a NodePlan,
     index: usize,
+    /// Ports that are in a bond of their own, as a segment is one's.
+    bonds: Vec<SegmentPort<'a>>,
     ip: String,
     bridge: String,
     /// Parameters of devices, set when these are there.
@@ -60,6 +64,7 @@ impl Script<'_> {
         for domain in &domains {
             self.vrf(domain)?;
         }
+        self.bonds()?;
         let vlan_of = |access: &Access| plan.network(access.vni).and_then(|n| n.vlan);
         let (aware, plain): (Vec<&Access>, Vec<&Access>) =
             own.access.iter().partition(|a| vlan_of(a).is_some());
@@ -91,6 +96,24 @@ impl Script<'_> {
         Ok(())
     }
 
+    /// A static LAG, as the machine's end is one: the leaves speak no LACP with it.
+    fn bonds(&mut self) -> std::fmt::Result {
+        for SegmentPort { port, bond, .. } in &self.bonds {
+            let (name, mtu) = (&port.name, port.mtu);
+            let ip = &mut self.ip;
+            writeln!(ip, "link add {bond} mtu {mtu} type bond mode balance-xor miimon 100")?;
+            // The kernel takes no link into a bond that is up.
+            writeln!(ip, "link set {name} down\nlink set {name} addrgenmode none")?;
+            writeln!(ip, "link set {name} master {bond}")?;
+        }
+        Ok(())
+    }
+
+    /// The device that is the bridge's port: the bond of a port that is in one.
+    fn bridge_port<'b>(&'b self, port: &'b str) -> &'b str {
+        self.bonds.iter().find(|bond| bond.port.name == port).map_or(port, |bond| &bond.bond)
+    }
+
     /// MACs are fixed before a device is up, and no device makes itself an IPv6 address: otherwise an interim MAC leaks
     /// into EVPN by neighbour discovery.
     fn device_mac(&self, kind: u8, vni: u32) -> String {
@@ -106,14 +129,17 @@ impl Script<'_> {
     fn vlan_aware_bridge(&mut self, networks: &[&Access]) -> std::fmt::Result {
         let mac = self.device_mac(0, 0);
         let mtu = networks.iter().map(|a| self.mtu(a.vni)).max().unwrap_or(DEFAULT_MTU);
+        let ports: BTreeSet<String> = networks
+            .iter()
+            .flat_map(|a| a.ports.iter().chain(&a.tagged))
+            .map(|port| self.bridge_port(port).to_owned())
+            .collect();
         let ip = &mut self.ip;
         writeln!(
             ip,
             "link add br0 address {mac} mtu {mtu} type bridge vlan_filtering 1 vlan_default_pvid 0 stp_state 0"
         )?;
         writeln!(ip, "link set br0 addrgenmode none")?;
-        let ports: BTreeSet<&String> =
-            networks.iter().flat_map(|a| a.ports.iter().chain(&a.tagged)).collect();
         for port in ports {
             writeln!(ip, "link set {port} master br0 addrgenmode none\nlink set {port} up")?;
         }
@@ -125,12 +151,13 @@ impl Script<'_> {
         let vni = access.vni;
         let gateway = self.plan.network(vni).filter(|n| is_gateway(n));
         let mac = gateway.map_or_else(|| self.device_mac(0, vni.get()), |n| n.gateway_mac.to_string());
+        let ports: Vec<String> = access.ports.iter().map(|port| self.bridge_port(port).to_owned()).collect();
         let ip = &mut self.ip;
         writeln!(
             ip,
             "link add br{vni} address {mac} type bridge stp_state 0\nlink set br{vni} addrgenmode none"
         )?;
-        for port in &access.ports {
+        for port in &ports {
             writeln!(ip, "link set {port} master br{vni} addrgenmode none\nlink set {port} up")?;
         }
         writeln!(ip, "link set br{vni} up")?;
@@ -189,11 +216,11 @@ impl Script<'_> {
         let Some(network) = self.plan.network(access.vni) else { return Ok(()) };
         let (Some(vlan), vni) = (network.vlan, network.vni) else { return Ok(()) };
         writeln!(self.bridge, "vlan add dev vx{vni} vid {vlan} pvid untagged")?;
-        for port in &access.ports {
-            writeln!(self.bridge, "vlan add dev {port} vid {vlan} pvid untagged")?;
-        }
-        for port in &access.tagged {
-            writeln!(self.bridge, "vlan add dev {port} vid {vlan}")?;
+        for (ports, how) in [(&access.ports, " pvid untagged"), (&access.tagged, "")] {
+            for port in ports {
+                let line = format!("vlan add dev {} vid {vlan}{how}", self.bridge_port(port));
+                writeln!(self.bridge, "{line}")?;
+            }
         }
         if !is_gateway(network) {
             return Ok(());

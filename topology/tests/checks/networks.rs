@@ -206,9 +206,21 @@ fn pairs_and_segments_are_planned_rendered_and_drawn() {
         assert!(records.contains(uplinks), "{records}");
         assert_eq!(records.matches(record).count(), if is_pair { 2 } else { 1 }, "{records}");
         let frr = render::frr(&lab, &plan, "leaf2").unwrap();
-        // The pair's address is on lo and announced; ESIs are not FRR's affair.
+        // The pair's address is on lo and announced.
         assert_eq!(frr.matches("10.255.9.1/32").count(), if is_pair { 2 } else { 0 }, "{frr}");
-        assert!(!frr.contains("es-id"), "{frr}");
+        // FRR knows segments of bonds: the port is in one, and the bond is what is bridged.
+        let segment = "interface bond1\n description bm3:eth2\n evpn mh es-id 1\n evpn mh es-sys-mac 44:38:39:ff:ff:01\nexit\n";
+        assert_eq!(frr.contains(segment), !is_pair, "{frr}");
+        assert_eq!(frr.contains("evpn mh startup-delay 0"), !is_pair, "{frr}");
+        let setup = render::setup(&lab, &plan, "leaf2").unwrap();
+        let bridged = if is_pair { "eth9" } else { "bond1" };
+        for line in [
+            format!("link set {bridged} master br0 addrgenmode none"),
+            format!("vlan add dev {bridged} vid 20\n"),
+        ] {
+            assert!(setup.contains(&line), "{setup}");
+        }
+        assert_eq!(setup.contains("link set eth9 master bond1"), !is_pair, "{setup}");
         let setup = render::setup(&lab, &plan, "bm3").unwrap();
         for line in [
             "ip link set eth2 master bond0",
