@@ -6,7 +6,7 @@
 # A root directory is built once per (suite, packages) with mmdebstrap, from the Debian archive that apt on this
 # machine uses, into $CAUSEWAY_CACHE/images/NAME/TAG/root (default cache: /var/cache/causeway). It appears there
 # complete or not at all; a second run, or two at the same time, build it once. Files and our own binaries are layers
-# on top: the lab runner adds them when a node starts, --docker copies them in.
+# on top: the lab runner adds them when a node starts, --docker puts them on an image NAME-root:TAG of the root.
 # Fields of image.yaml stand on one line each; README.md explains them.
 set -euo pipefail
 
@@ -159,35 +159,54 @@ root_spec() {
     if [ -n "$from" ]; then spec_of "$from"; else echo "$1"; fi
 }
 
-to_docker() { # SPEC
-    local spec=$1 name tag base tar part binary pair file changes=() own=()
-    name=$(field "$spec" name) tag=$(field "$spec" tag)
-    base=$(root_spec "$spec")
-    command -v docker >/dev/null || die "docker is missing"
-    tar=$(mktemp "$cache/.docker.XXXXXX")
-    # Expanded now: the trap may run when this function is gone.
-    trap "rm -f '$tar'" EXIT
-    # Docker refuses an archive that names a path twice: files of ours take the place of the root's, directories are its.
-    for part in $(items "$spec" files); do
-        while IFS= read -r file; do own+=("--exclude=$file"); done < <(cd "$here/files/$part" && find . ! -type d)
-    done
-    tar -C "$cache/$(field "$base" name)/$(field "$base" tag)/root" --numeric-owner --one-file-system \
-        --anchored --no-wildcards "${own[@]}" -cf "$tar" .
-    for part in $(items "$spec" files); do
-        (cd "$here/files/$part" && find . ! -type d -print0) \
-            | tar -C "$here/files/$part" --owner=0 --group=0 --mode='go-w' --null -T - -rf "$tar"
-    done
-    for binary in $(items "$spec" binaries); do
+# The container image of a root, which all images on it share: imported once, again when the root was built again.
+docker_root() { # SPEC
+    local spec=$1 dir made_of
+    dir=$cache/$(field "$spec" name)/$(field "$spec" tag)
+    root_image=$(field "$spec" name)-root:$(field "$spec" tag)
+    made_of=$(cat "$dir/definition" "$dir/packages.txt" | sha256sum | cut -c1-32)
+    [ "$(docker image inspect --format '{{index .Config.Labels "causeway.root"}}' "$root_image" 2>/dev/null)" != "$made_of" ] || return 0
+    tar -C "$dir/root" --numeric-owner --one-file-system -c . \
+        | docker import -c "LABEL causeway.root=$made_of" -c 'CMD ["bash"]' - "$root_image" >/dev/null
+    say "$root_image: imported into docker"
+}
+
+# What stands on the root: files, the last upmost, and our own programs without what only a debugger reads.
+layer() { # SPEC DIR
+    local part binary
+    for part in $(items "$1" files); do cp -a "$here/files/$part/." "$2"; done
+    for binary in $(items "$1" binaries); do
         [ -x "$bin_dir/$binary" ] || die "image $name:$tag: $bin_dir/$binary is missing: cargo build, or set CAUSEWAY_BIN_DIR"
-        tar -C "$bin_dir" --owner=0 --group=0 --transform='s,^,usr/local/bin/,' -rf "$tar" "$binary"
+        mkdir -p "$2/usr/local/bin"
+        strip --strip-debug -o "$2/usr/local/bin/$binary" "$bin_dir/$binary" 2>/dev/null \
+            || cp "$bin_dir/$binary" "$2/usr/local/bin/$binary"
     done
+}
+
+# By commit and not by "docker build", which may want a component of its own, or ask a registry about the root.
+to_docker() { # SPEC
+    local spec=$1 name tag pair changes=() root_image
+    name=$(field "$spec" name) tag=$(field "$spec" tag)
+    command -v docker >/dev/null || die "docker is missing"
+    docker_root "$(root_spec "$spec")"
+    # What killed builds left.
+    find "$cache" -maxdepth 1 -name '.docker.*' -mmin +60 -exec rm -rf --one-file-system {} +
+    tmp=$(mktemp -d "$cache/.docker.XXXXXX")
+    container=
+    trap 'rm -rf "$tmp"; [ -z "$container" ] || docker rm "$container" >/dev/null' EXIT
+    layer "$spec" "$tmp"
     while IFS= read -r pair; do [ -n "$pair" ] && changes+=(-c "ENV $pair"); done < <(pairs "$spec" env)
     [ -z "$(items "$spec" entrypoint)" ] || changes+=(-c "ENTRYPOINT $(items "$spec" entrypoint | json_list)")
     [ -z "$(items "$spec" cmd)" ] || changes+=(-c "CMD $(items "$spec" cmd | json_list)")
-    docker import "${changes[@]}" "$tar" "$name:$tag" >/dev/null
-    rm -f "$tar"
+    container=$(docker create --network none "$root_image")
+    # Directories that are there stay as they are: some belong to a daemon's own user.
+    (cd "$tmp" && find . ! -type d -print0) \
+        | tar -C "$tmp" --owner=0 --group=0 --mode='go-w' --null -T - -c | docker cp - "$container:/"
+    docker commit "${changes[@]}" "$container" "$name:$tag" >/dev/null
+    docker rm "$container" >/dev/null
+    rm -rf "$tmp"
     trap - EXIT
-    say "$name:$tag: imported into docker"
+    say "$name:$tag: in docker"
 }
 
 if [ "$list" = 1 ]; then all_names; exit 0; fi
