@@ -3,6 +3,7 @@
 #
 #   docker_start; trap docker_stop EXIT; in_docker_namespace COMMAND…
 #
+# With DOCKER_IMAGES_OF, an Engine that is started on a root in memory has the images of another one's data directory.
 # "docker_start nat" starts one of its own in any case, as Docker comes: with its bridge, its iptables and NAT.
 
 docker_dir=
@@ -45,10 +46,24 @@ RUNTIME
   chmod +x "$docker_dir/runc"
 }
 
+# share_images FROM TO: the images in another Engine's data directory are this one's, too, without a copy: layers of images
+# are only ever read, by the kernel, wherever they lie. To load them from an archive takes minutes in a guest.
+share_images() {
+  local layer
+  mkdir -m 710 "$2/overlay2"
+  cp -r "$1/image" "$2"
+  cp -dr "$1/overlay2/l" "$2/overlay2/l"
+  for layer in "$1"/overlay2/*; do
+    if [[ -e $layer/committed || -d $layer/diff ]]; then ln -s "$layer" "$2/overlay2/"; fi
+  done
+}
+
 docker_start() {
   local nat=${1:-}
   if [[ -z $nat ]] && docker version >/dev/null 2>&1; then return; fi
-  EXTRA_PACKAGES="docker.io cgroupfs-mount" scripts/setup.sh
+  if ! command -v dockerd >/dev/null || { ! mountpoint -q /sys/fs/cgroup && ! command -v cgroupfs-mount >/dev/null; }; then
+    EXTRA_PACKAGES="docker.io cgroupfs-mount" scripts/setup.sh
+  fi
   local cache=${CAUSEWAY_CACHE:-/var/cache/causeway} options=()
   docker_dir=$(mktemp -d /run/causeway-docker.XXXXXX)
   docker_netns=$(basename "$docker_dir")
@@ -60,6 +75,13 @@ docker_start() {
     data=$docker_dir/data
   else
     options+=(--iptables=false --ip-masq=false --bridge=none)
+  fi
+  # Layers cannot lie on an overlay, which the root of containers and of guests is: they are kept in memory.
+  if [[ $data != "$docker_dir"/* && $(stat -f -c %T "$(dirname "$data")" 2>/dev/null || stat -f -c %T /) == overlayfs ]]; then
+    data=$docker_dir/data
+    mkdir "$data"
+    mount -t tmpfs -o size=80% tmpfs "$data"
+    if [[ -n ${DOCKER_IMAGES_OF:-} ]]; then share_images "$DOCKER_IMAGES_OF" "$data"; fi
   fi
   if write_runtime; then options+=(--add-runtime "lower=$docker_dir/runc" --default-runtime lower); fi
   mkdir -p "$cache"

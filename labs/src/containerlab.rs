@@ -96,7 +96,9 @@ fn parse(text: &str) -> Result<Vec<LabState>, LabError> {
 }
 
 fn node(container: &Container, label: &dyn Fn(&str) -> String) -> NodeState {
-    let env = container.config.env.iter().flatten();
+    let env = container.config.env.iter().flatten().filter_map(|pair| pair.split_once('='));
+    // What Docker adds to an image that does not say otherwise.
+    let env = [("PATH", crate::enter::PATH), ("HOME", "/root")].into_iter().chain(env);
     NodeState {
         name: label("clab-node-name"),
         long_name: label("clab-node-longname"),
@@ -106,7 +108,7 @@ fn node(container: &Container, label: &dyn Fn(&str) -> String) -> NodeState {
         status: PathBuf::new(),
         init: ProcessId::of(container.state.pid).filter(|process| process.pid != 0),
         netns: netns_inode(container.state.pid).unwrap_or_default(),
-        env: env.filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         container: Some(container.id.clone()),
     }
 }
@@ -226,6 +228,7 @@ mod tests {
         assert_eq!(lab.file, Path::new("/l/q.clab.yml"));
         let node = lab.node("leaf1").unwrap();
         assert_eq!(node.long_name, "clab-q-leaf1");
+        assert_eq!((node.env["PATH"].as_str(), node.env["HOME"].as_str()), ("/bin", "/root"));
         assert_eq!((node.env["CLAB_INTFS"].as_str(), node.container.as_deref()), ("2", Some("0f2a")));
         assert!(!lab.is_alive());
     }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::process::{Command, ExitStatus, Stdio};
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -42,7 +44,7 @@ pub fn command<S: AsRef<OsStr>>(lab: &LabState, node: &NodeState, argv: &[S]) ->
         return guest_command(lab, guest, node, argv);
     }
     let pid = alive(lab, node)?;
-    if let Some(container) = &node.container {
+    if let Some(container) = node.container.as_ref().filter(|_| !can_be_entered(pid)) {
         return Ok(containerlab::exec(container, &[], argv));
     }
     Ok(with_environment(Command::new(NSENTER), arguments(pid, &GUARD, argv), &node.env))
@@ -94,6 +96,14 @@ fn gone(lab: &LabState, node: &NodeState) -> LabError {
 
 fn alive(lab: &LabState, node: &NodeState) -> Result<u32, LabError> {
     node.init.filter(|init| init.is_alive()).map(|init| init.pid).ok_or_else(|| gone(lab, node))
+}
+
+/// Whether a container is one for [`command`]'s own way, which is quicker than Docker's by far and ends what it started when
+/// it is killed: it must run as root and have the programs for it.
+fn can_be_entered(pid: u32) -> bool {
+    let process = format!("/proc/{pid}");
+    let runs_as_root = std::fs::metadata(&process).is_ok_and(|process| process.uid() == 0);
+    runs_as_root && GUARD.first().is_some_and(|guard| Path::new(&format!("{process}/root{guard}")).exists())
 }
 
 /// A process in another PID namespace is nobody's child there: without this it would outlive its caller.

@@ -15,4 +15,6 @@
 //! Everything of this machine is there under the same path: FRR, etcd, image roots, our programs, labs. See
 //! [`causeway_labs::guest::test`] for the rules.
 
-pub use causeway_labs::guest::test::{TestGuest, here_or_in_guest, in_guest_instead, output};
+pub use causeway_labs::guest::test::{
+    TestGuest, here_or_in_guest, in_guest_instead, output, will_be_in_guest,
+};

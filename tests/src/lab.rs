@@ -1,17 +1,21 @@
 //! A lab, brought up by the command that users type.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use causeway_labs::{LabState, running_lab};
 use serde_json::Value;
 
-use crate::process::{Daemon, program, run_within};
+use crate::guest::{self, TestGuest};
+use crate::process::{Daemon, program, run_telling, run_within};
 use crate::slot::{Directory, Record, Slot};
 
 /// Longest time for a lab to come up or go down; building an image the first time included.
 const UP: Duration = Duration::from_secs(240);
+/// The same for containerlab, also in a guest.
+const DEPLOY: Duration = Duration::from_secs(900);
 
 /// Which FRR the lab's switches run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,15 +50,54 @@ impl Runner {
         match std::env::var("CAUSEWAY_LAB_RUNNER").as_deref() {
             Err(_) | Ok("" | "causeway") => Ok(Runner::Causeway),
             Ok("containerlab") => Ok(Runner::Containerlab),
-            Ok(other) => anyhow::bail!("CAUSEWAY_LAB_RUNNER={other}: there are causeway and containerlab"),
+            Ok(other) => bail!("CAUSEWAY_LAB_RUNNER={other}: there are causeway and containerlab"),
         }
     }
+}
+
+/// The folder of a lab of this repository.
+fn folder(lab: &str) -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs").join(lab).canonicalize();
+    folder.with_context(|| format!("there is no lab {lab}"))
+}
+
+/// The first line of a test of labs, as [`guest::in_guest_instead`] is of others. With containerlab as the runner, the guest
+/// has a Docker Engine of its own, and the images of this machine's.
+pub fn in_guest_instead(features: &[&str], test: &str, wishes: &TestGuest) -> Result<bool> {
+    let mut wishes = wishes.clone();
+    if Runner::chosen()? == Runner::Containerlab && guest::will_be_in_guest(features)? {
+        let script =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/with-docker.sh").canonicalize()?;
+        wishes.through = vec![script.into(), docker_data()?.into()];
+        // Docker's own programs start slowly there, and need room.
+        wishes.memory += 1024;
+        wishes.limit *= 3;
+    }
+    Ok(guest::in_guest_instead(features, test, &wishes)?)
+}
+
+/// Where this machine's Docker Engine keeps its images, if a guest can use them there.
+fn docker_data() -> Result<String> {
+    let mut info = Command::new("docker");
+    info.args(["info", "--format", "{{.Driver}} {{.DockerRootDir}}"]).stdin(Stdio::null());
+    let output = info.output().context("cannot run docker")?;
+    ensure!(output.status.success(), "{info:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (driver, directory) = said.trim().split_once(' ').context("docker info says nothing of its data")?;
+    ensure!(
+        driver == "overlay2",
+        "a guest reads the images of this machine's Docker where they lie, in overlay2, but it has them in {driver}: \
+         stop it, and make test-containerlab starts one of its own"
+    );
+    Ok(directory.to_string())
 }
 
 /// A running lab. Dropping it takes it down.
 #[derive(Debug)]
 pub struct Lab {
     runner: Runner,
+    /// Under containerlab: the containers, asked for once, because to ask Docker takes seconds in a guest.
+    containers: Option<LabState>,
     name: String,
     file: PathBuf,
     directory: Directory,
@@ -64,17 +107,25 @@ pub struct Lab {
 impl Lab {
     /// `causeway lab up` of `labs/LAB` under a name of its own.
     pub async fn up(lab: &str, switches: Switches) -> Result<Lab> {
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs").join(lab).canonicalize();
-        let file = file.with_context(|| format!("there is no lab {lab}"))?;
+        let file = folder(lab)?;
         let slot = Slot::get()?;
         let name = slot.name("lab");
         let record = slot.record("lab", &format!("{name} {}", file.display()))?;
         let runner = Runner::chosen()?;
-        let lab = Lab { runner, name, file, directory: slot.directory("lab")?, _record: record };
+        let mut lab =
+            Lab { runner, containers: None, name, file, directory: slot.directory("lab")?, _record: record };
         let mut command = vec!["env".to_string(), format!("FRR_IMAGE={}", switches.image())];
         command.extend(lab.up_words()?);
-        let said = run_within(&refs(&command), UP).await?;
-        println!("{said}");
+        if runner == Runner::Causeway {
+            println!("{}", run_within(&refs(&command), UP).await?);
+            return Ok(lab);
+        }
+        let said = run_telling(&refs(&command), DEPLOY).await?;
+        // It takes a failed command of a node's for a success.
+        ensure!(!said.contains(" ERRO "), "containerlab deploy had errors");
+        let (file, name) = (lab.file.clone(), lab.name.clone());
+        let found = tokio::task::spawn_blocking(move || running_lab(&file, Some(&name))).await?;
+        lab.containers = Some(found?);
         Ok(lab)
     }
 
@@ -95,8 +146,11 @@ impl Lab {
                 let containerlab = std::env::var("CONTAINERLAB").unwrap_or_else(|_| "containerlab".into());
                 let base = format!("CLAB_LABDIR_BASE={}", self.directory.path().display());
                 let file = self.file.display().to_string();
-                let words = [&base, &containerlab, "deploy", "-t", &file, "--name", &self.name];
-                Ok(words.map(ToString::to_string).to_vec())
+                // What it has to say is on standard error.
+                let all = ["sh", "-c", "exec \"$@\" 2>&1", "sh", &containerlab];
+                let words =
+                    [&[&base as &str], &all[..], &["deploy", "-t", &file, "--name", &self.name]].concat();
+                Ok(words.iter().map(ToString::to_string).collect())
             }
         }
     }
@@ -115,9 +169,22 @@ impl Lab {
         Ok(words.iter().chain(rest).map(ToString::to_string).collect())
     }
 
+    /// A command line that runs another one in a node.
+    fn words_in(&self, node: &str, command: &[&str]) -> Result<Vec<String>> {
+        let Some(lab) = &self.containers else {
+            return self.words("exec", &[&["--node", node, "--"], command].concat());
+        };
+        let enter = causeway_labs::command(lab, lab.node(node)?, command)?;
+        let set = enter.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let set = set.map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
+        let words = [enter.get_program()].into_iter().chain(enter.get_args());
+        let words = words.map(|word| word.to_string_lossy().into_owned());
+        Ok(["env".to_string(), "-i".to_string()].into_iter().chain(set).chain(words).collect())
+    }
+
     /// What a command prints in a node; its failure is an error.
     pub async fn exec(&self, node: &str, command: &[&str]) -> Result<String> {
-        let words = self.words("exec", &[&["--node", node, "--"], command].concat())?;
+        let words = self.words_in(node, command)?;
         run_within(&refs(&words), Duration::from_secs(30)).await
     }
 
@@ -128,7 +195,7 @@ impl Lab {
 
     /// [`Lab::shell`] of what may take longer, such as many commands in a slow guest.
     pub async fn script(&self, node: &str, lines: &str, limit: Duration) -> Result<String> {
-        let words = self.words("exec", &["--node", node, "--", "sh", "-c", lines])?;
+        let words = self.words_in(node, &["sh", "-c", lines])?;
         run_within(&refs(&words), limit).await
     }
 
@@ -149,7 +216,7 @@ impl Lab {
 
     /// Starts a command in a node that runs until it is dropped or ends.
     pub fn spawn(&self, node: &str, command: &[&str]) -> Result<Daemon> {
-        let words = self.words("exec", &[&["--node", node, "--"], command].concat())?;
+        let words = self.words_in(node, command)?;
         let mut start = Command::new(&words[0]);
         start.args(&words[1..]);
         let count = std::fs::read_dir(self.directory.path())?.count();
@@ -163,14 +230,22 @@ impl Lab {
     /// The nodes, as `causeway lab inspect -o json` tells them.
     pub async fn inspect(&self) -> Result<Vec<Value>> {
         let text =
-            run_within(&refs(&self.words("inspect", &["-o", "json"])?), Duration::from_secs(20)).await?;
+            run_within(&refs(&self.words("inspect", &["-o", "json"])?), Duration::from_secs(60)).await?;
         let labs: Value = serde_json::from_str(&text).context("understand lab inspect")?;
         labs[&self.name].as_array().cloned().with_context(|| format!("lab inspect knows no {}", self.name))
     }
 
+    /// The nodes' interfaces, as `causeway lab inspect interfaces` tells them.
+    pub async fn interfaces(&self) -> Result<Vec<Value>> {
+        let mut words = self.words("inspect", &["-o", "json"])?;
+        words.insert(3, "interfaces".to_string());
+        let text = run_within(&refs(&words), Duration::from_secs(60)).await?;
+        serde_json::from_str(&text).context("understand lab inspect interfaces")
+    }
+
     /// What the entry point of a node has written.
     pub async fn log(&self, node: &str) -> Result<String> {
-        run_within(&refs(&self.words("logs", &[node])?), Duration::from_secs(20)).await
+        run_within(&refs(&self.words("logs", &[node])?), Duration::from_secs(60)).await
     }
 
     /// Lines of our daemons' logs that a human would have to look at.
@@ -185,7 +260,8 @@ impl Lab {
 
     /// `causeway lab down`: an error if it fails. Dropping does the same but only prints.
     pub async fn down(self) -> Result<()> {
-        run_within(&refs(&self.words("down", &["--cleanup"])?), UP).await.map(drop)
+        let limit = if self.runner == Runner::Containerlab { DEPLOY } else { UP };
+        run_within(&refs(&self.words("down", &["--cleanup"])?), limit).await.map(drop)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::slot::{Record, Slot};
 
@@ -117,6 +118,32 @@ pub async fn run_within(command: &[&str], limit: Duration) -> Result<String> {
         bail!("'{text}' failed ({}): {}{stdout}", output.status, stderr);
     }
     Ok(stdout)
+}
+
+/// Runs a command to its end and prints its standard output as it comes, each line with the seconds since the start: for what
+/// takes minutes. Gives back all of it; a failure says the command only.
+pub async fn run_telling(command: &[&str], limit: Duration) -> Result<String> {
+    let [program, args @ ..] = command else { bail!("no command") };
+    let text = command.join(" ");
+    let mut start = tokio::process::Command::new(program);
+    start.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = start.spawn().with_context(|| format!("cannot run '{text}'"))?;
+    let (begun, out) = (Instant::now(), child.stdout.take().context("no standard output")?);
+    let told = async {
+        let (mut lines, mut all) = (BufReader::new(out).lines(), String::new());
+        while let Some(line) = lines.next_line().await? {
+            println!("{:>6.1} s  {line}", begun.elapsed().as_secs_f64());
+            all.push_str(&line);
+            all.push('\n');
+        }
+        Ok::<_, anyhow::Error>((all, child.wait().await?))
+    };
+    let told = tokio::time::timeout(limit, told).await;
+    let (all, status) = told.with_context(|| format!("'{text}' took more than {limit:?}"))??;
+    if !status.success() {
+        bail!("'{text}' failed ({status})");
+    }
+    Ok(all)
 }
 
 /// One of our own programs, as built beside the running test or benchmark.

@@ -14,7 +14,7 @@
 //! netlink, `ip -batch` and the like in place of many short commands. What is written is lost with the guest, but for the
 //! directory [`output`]. There is no network to the outside.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,12 +39,14 @@ pub struct TestGuest {
     pub limit: Duration,
     /// A directory for the test's results that outlives the guest: [`output`] gives its path inside.
     pub output: Option<PathBuf>,
+    /// Words before the test's own command line: a program that prepares the guest and then runs what follows.
+    pub through: Vec<OsString>,
 }
 
 impl Default for TestGuest {
     /// 2 GiB, five minutes, no results.
     fn default() -> Self {
-        TestGuest { memory: 2048, limit: Duration::from_secs(300), output: None }
+        TestGuest { memory: 2048, limit: Duration::from_secs(300), output: None, through: Vec::new() }
     }
 }
 
@@ -73,13 +75,27 @@ pub fn in_guest_instead(features: &[&str], test: &str, wishes: &TestGuest) -> Re
     if std::env::var_os(IN_GUEST).is_some() {
         return if missing.is_empty() { reached().map(|()| false) } else { Err(lacking(test, &missing)) };
     }
-    // For those who want to see a test in a guest although this machine could do it.
-    let forced = std::env::var_os("CAUSEWAY_TEST_IN_GUEST").is_some_and(|value| value == "always");
-    if missing.is_empty() && !forced {
+    if missing.is_empty() && !is_forced() {
         return Ok(false);
     }
     println!("test {test}: this kernel has no {}: running it in a guest", missing.join(", "));
     run(test, wishes).map(|()| true)
+}
+
+/// Whether [`in_guest_instead`] will use a guest, for what has to be made ready for it on the machine.
+///
+/// # Errors
+/// A name is none of a feature's, or it cannot be tried.
+pub fn will_be_in_guest(features: &[&str]) -> Result<bool, GuestError> {
+    if std::env::var_os(IN_GUEST).is_some() {
+        return Ok(false);
+    }
+    Ok(is_forced() || !probe::missing(features)?.is_empty())
+}
+
+/// For those who want to see a test in a guest although this machine could do it.
+fn is_forced() -> bool {
+    std::env::var_os("CAUSEWAY_TEST_IN_GUEST").is_some_and(|value| value == "always")
 }
 
 /// In a guest: the directory whose files outlive it. Else, and if none was asked for: `None`.
@@ -128,14 +144,9 @@ fn run(test: &str, wishes: &TestGuest) -> Result<(), GuestError> {
     }
     let marker = output.join(REACHED);
     drop(std::fs::remove_file(&marker));
-    let argv = [
-        exe.as_os_str(),
-        test.as_ref(),
-        "--exact".as_ref(),
-        "--include-ignored".as_ref(),
-        "--nocapture".as_ref(),
-        "--test-threads=1".as_ref(),
-    ];
+    let mut argv: Vec<&OsStr> = wishes.through.iter().map(OsString::as_os_str).collect();
+    argv.extend([exe.as_os_str(), test.as_ref()]);
+    argv.extend(["--exact", "--include-ignored", "--nocapture", "--test-threads=1"].map(OsStr::new));
     // By `print!`: libtest shows it with a failing test only, unless --nocapture.
     let ended = guest.run_into(&argv, Printed::default(), Printed::default())?;
     println!("test {test}: {ended}");

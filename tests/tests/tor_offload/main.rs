@@ -12,8 +12,8 @@ mod wire;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use causeway_tests::guest::{TestGuest, in_guest_instead};
-use causeway_tests::lab::{Lab, Switches, leftovers};
+use causeway_tests::guest::TestGuest;
+use causeway_tests::lab::{Lab, Switches, in_guest_instead, leftovers};
 
 /// What the lab's set-up and the attachments need of the kernel.
 const FEATURES: [&str; 6] = ["8021q", "vlan_filtering", "vrf", "macvlan", "ipvlan", "ifb"];
@@ -52,7 +52,7 @@ async fn whole(switches: Switches) -> Result<()> {
 }
 
 async fn on(switches: Switches, test: &str) -> Result<()> {
-    let wishes = TestGuest { memory: 3072, limit: LIMIT, output: None };
+    let wishes = TestGuest { memory: 3072, limit: LIMIT, ..TestGuest::default() };
     if in_guest_instead(&FEATURES, test, &wishes)? {
         return Ok(());
     }
