@@ -268,6 +268,13 @@ impl fmt::Display for NetnsRef {
     }
 }
 
+impl Port {
+    /// The link of the node that its frames pass; what a macvlan or ipvlan, which has none, would have.
+    pub fn host_side(&self) -> Dev {
+        if self.attach == Attach::Tap { self.interface.clone() } else { Dev::port(&self.id) }
+    }
+}
+
 impl Attach {
     /// True if there is an end in the workload's namespace.
     pub fn has_inside(self) -> bool {

@@ -81,13 +81,15 @@ pub struct Vxlan {
     pub flags: PortFlags,
 }
 
-/// Host side of a workload's veth pair.
+/// Host side of a workload's veth pair, or a VM's tap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostSide {
     /// Common part.
     pub link: Link,
     /// Its flags as bridge port.
     pub flags: PortFlags,
+    /// A VM's tap.
+    pub tap: bool,
 }
 
 /// What is found in a workload's namespace under the wanted interface name.
@@ -220,7 +222,7 @@ pub struct Observed {
     pub bridges: BTreeMap<Vni, Bridge>,
     /// VXLAN devices of ours.
     pub vxlans: BTreeMap<Vni, Vxlan>,
-    /// Host sides of ours.
+    /// Host sides of ours, and taps of ours or taken, by their own names.
     pub ports: BTreeMap<Dev, HostSide>,
     /// Workload sides, by host side, of wanted ports.
     pub insides: BTreeMap<Dev, Inside>,

@@ -16,6 +16,7 @@ mod entries;
 pub(crate) mod guard;
 mod port;
 mod rate;
+mod tap;
 
 pub(crate) use port::inside_steps;
 

@@ -67,7 +67,10 @@ impl Dataplane for Kernel {
         }
         for dev in touched {
             self.refresh_dev(&dev, observed)?;
-            heard.keys.insert(key_of(&dev));
+            heard.keys.insert(match desired.tap_at(&dev) {
+                Some(port) => Key::Port(Dev::port(&port.id)),
+                None => key_of(&dev),
+            });
             if let Some(Role::Bridge(vni) | Role::Vxlan(vni)) = dev.role() {
                 // Whatever the kernel dropped with it; cheap if it dropped nothing, as keys are only compared.
                 let whole = match dev.role() {
@@ -182,7 +185,7 @@ impl Kernel {
                 let Some(raw) = parse::link(&message) else { return };
                 // By index too: it may have been one of ours until it was renamed.
                 touched.extend(self.names.get(&raw.index).cloned());
-                if raw.name.role().is_some() {
+                if raw.name.role().is_some() || self.taps.contains(&raw.name) {
                     touched.insert(raw.name.clone());
                 } else if raw.kind == Kind::Vxlan
                     || observed.foreign_vxlans.values().any(|n| *raw.name.as_str() == **n)

@@ -96,7 +96,11 @@ impl Kernel {
             dev.role() == Some(Role::Port) && link.is_ours()
                 || self.taps.contains(*dev) && link.kind == Kind::Tap
         });
-        let side = |link: &SeenLink| HostSide { link: link.link.clone(), flags: link.flags };
+        let side = |link: &SeenLink| HostSide {
+            link: link.link.clone(),
+            flags: link.flags,
+            tap: link.kind == Kind::Tap,
+        };
         observed.ports = hosted.map(|(dev, link)| (dev.clone(), side(link))).collect();
         observed.lan = seen;
         Ok(())

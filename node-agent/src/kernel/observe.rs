@@ -9,7 +9,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Kernel;
 use crate::dev::{Dev, Role};
-use crate::model::{Desired, Key, Rate};
+use crate::model::{Attach, Desired, Key, Rate};
 use crate::netlink::NetlinkError;
 use crate::netlink::message::{get_link, get_neighbours};
 use crate::netlink::parse::{self, Kind, RawFdb, RawLink};
@@ -23,6 +23,7 @@ impl Kernel {
         if desired.lan().is_some() {
             self.look_at_host(desired, &mut observed)?;
         }
+        self.taps = desired.taps();
         let links: Vec<RawLink> = self.dump_links()?;
         for link in &links {
             self.take_link(link, &links, &mut observed);
@@ -76,7 +77,15 @@ impl Kernel {
 
     /// Enters a link into the observed state if it is ours or in our way. `all` serves to name its master.
     fn take_link(&mut self, raw: &RawLink, all: &[RawLink], observed: &mut Observed) {
+        // A tap of others that a VM's port has taken is known by our alias.
+        let wanted = self.taps.contains(&raw.name);
+        let tap = raw.kind == Kind::Tap && (wanted || raw.is_marked());
         let kind = match raw.name.role() {
+            _ if tap => Kind::Tap,
+            _ if wanted => {
+                observed.foreign.insert(raw.name.clone());
+                return;
+            }
             Some(Role::Bridge(_)) => Kind::Bridge,
             Some(Role::Vxlan(_)) => Kind::Vxlan,
             Some(Role::Port) => Kind::Veth,
@@ -88,7 +97,7 @@ impl Kernel {
             }
             _ => Kind::Other,
         };
-        let ours = kind != Kind::Other && raw.kind == kind && raw.is_marked();
+        let ours = kind != Kind::Other && raw.kind == kind && (raw.is_marked() || tap);
         if !ours {
             if kind != Kind::Other {
                 observed.foreign.insert(raw.name.clone());
@@ -114,7 +123,7 @@ impl Kernel {
             }
             Some(Role::Shaper) => {}
             _ => {
-                observed.ports.insert(raw.name.clone(), HostSide { link, flags: raw.flags });
+                observed.ports.insert(raw.name.clone(), HostSide { link, flags: raw.flags, tap });
             }
         }
     }
@@ -177,6 +186,10 @@ impl Kernel {
                 Key::Fabric(_) => fabric = true,
                 Key::Port(dev) => {
                     self.refresh_dev(dev, observed)?;
+                    if let Some(port) = desired.port_at(dev).filter(|p| p.attach == Attach::Tap) {
+                        self.taps.insert(port.interface.clone());
+                        self.refresh_dev(&port.interface, observed)?;
+                    }
                     if limited {
                         self.refresh_dev(&dev.shaper(), observed)?;
                     }

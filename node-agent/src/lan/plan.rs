@@ -14,7 +14,7 @@ use super::seen::{Kind, Route, Switch, Trial};
 use super::step::{LanOp, Step};
 use super::want::{Net, UNTAGGED, Wanted, wanted};
 use crate::dev::{Dev, Role, network_alias};
-use crate::model::{Attach, Desired, Item, Key, Lan, Port};
+use crate::model::{Attach, Desired, Key, Lan, Port};
 use crate::observed::Observed;
 use crate::op::{FlagChange, LinkChange, Op};
 use crate::plan::Plan;
@@ -365,12 +365,6 @@ impl Planner<'_> {
             _ => Key::Lan,
         };
         self.problems.entry(key).or_insert(why);
-    }
-
-    /// True if the port was sent but could not be read.
-    fn protects(&self, alias: &str) -> bool {
-        let id = alias.split_once(";port=").map_or("", |(_, id)| id);
-        self.desired.rejected().keys().any(|item| matches!(item, Item::Port(r) if r == id))
     }
 
     /// The port that a link of the host is of.

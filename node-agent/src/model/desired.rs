@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use causeway_proto::{Mac, PortKey, Vni};
 
-use super::{Attach, Fabric, Item, Key, Lan, Network, Place, Port, Rejected, Remote};
+use super::{Fabric, Item, Key, Lan, Network, Place, Port, Rejected, Remote};
 use crate::dev::Dev;
 
 /// All that the node shall be, at one revision.
@@ -24,6 +24,8 @@ pub struct Desired {
     floods: BTreeSet<(Vni, IpAddr)>,
     /// Index: host side → ports that hash to it (more than one is a collision, which the first wins).
     devs: BTreeMap<Dev, BTreeSet<PortKey>>,
+    /// Index: tap → ports whose it is (the first wins).
+    taps: BTreeMap<Dev, BTreeSet<PortKey>>,
     /// Index: MAC → ports that claim it (the first wins).
     local_macs: BTreeMap<(Vni, Mac), BTreeSet<PortKey>>,
     /// Index: address → MACs that claim it (the lowest wins).
@@ -55,8 +57,18 @@ impl Desired {
 
     /// Names of the taps of this node's VMs.
     pub fn taps(&self) -> BTreeSet<Dev> {
-        let taps = self.ports.values().filter(|p| p.attach == Attach::Tap);
-        taps.map(|p| p.interface.clone()).collect()
+        self.taps.keys().cloned().collect()
+    }
+
+    /// The port whose tap has this name.
+    pub fn tap_at(&self, dev: &Dev) -> Option<&Port> {
+        self.taps.get(dev).and_then(BTreeSet::first).and_then(|id| self.ports.get(id))
+    }
+
+    /// True if a tap with this alias is of a port that the controller sent but that could not be read.
+    pub fn protects_alias(&self, alias: &str) -> bool {
+        let id = alias.split_once(";port=").map_or("", |(_, id)| id);
+        self.rejected.keys().any(|item| matches!(item, Item::Port(rejected) if rejected == id))
     }
 
     /// MTU of the underlay in bytes; 0: not said.
@@ -124,7 +136,7 @@ impl Desired {
     pub fn place(&self, vni: Vni, mac: Mac) -> Option<Place> {
         self.networks.get(&vni)?;
         if let Some(id) = self.local_macs.get(&(vni, mac)).and_then(BTreeSet::first) {
-            return Some(Place::Local(Dev::port(id)));
+            return self.ports.get(id).map(|port| Place::Local(port.host_side()));
         }
         self.remotes.get(&(vni, mac)).map(|remote| Place::Remote(remote.vtep))
     }

@@ -147,7 +147,7 @@ impl Observed {
             Op::PortAdd { at, vni, mac, mtu } => {
                 let master = Some(Dev::bridge(*vni));
                 let link = Link { mtu: *mtu, grouped: true, master, ..Link::default() };
-                self.ports.insert(at.dev.clone(), HostSide { link, flags: PortFlags::default() });
+                self.ports.insert(at.dev.clone(), HostSide { link, flags: PortFlags::default(), tap: false });
                 let peer = Peer::made(*mac, *mtu);
                 self.insides.insert(at.dev.clone(), Inside::Present(peer));
             }
@@ -156,22 +156,21 @@ impl Observed {
     }
 
     fn link_mut(&mut self, dev: &Dev) -> Option<&mut Link> {
-        match dev.role()? {
-            Role::Bridge(vni) => self.bridges.get_mut(&vni).map(|b| &mut b.link),
-            Role::Vxlan(vni) => self.vxlans.get_mut(&vni).map(|x| &mut x.link),
-            Role::Port => self.ports.get_mut(dev).map(|p| &mut p.link),
-            _ => None,
+        match dev.role() {
+            Some(Role::Bridge(vni)) => self.bridges.get_mut(&vni).map(|b| &mut b.link),
+            Some(Role::Vxlan(vni)) => self.vxlans.get_mut(&vni).map(|x| &mut x.link),
+            _ => self.ports.get_mut(dev).map(|p| &mut p.link),
         }
     }
 
-    fn flags_mut(&mut self, dev: &Dev) -> Option<&mut PortFlags> {
-        match dev.role()? {
-            Role::Vxlan(vni) => self.vxlans.get_mut(&vni).map(|x| &mut x.flags),
+    pub(crate) fn flags_mut(&mut self, dev: &Dev) -> Option<&mut PortFlags> {
+        match dev.role() {
+            Some(Role::Vxlan(vni)) => self.vxlans.get_mut(&vni).map(|x| &mut x.flags),
             _ => self.ports.get_mut(dev).map(|p| &mut p.flags),
         }
     }
 
-    fn apply_change(&mut self, dev: &Dev, change: &LinkChange) {
+    pub(crate) fn apply_change(&mut self, dev: &Dev, change: &LinkChange) {
         if let (Some(mac), Some(Role::Bridge(vni))) = (change.mac, dev.role())
             && let Some(bridge) = self.bridges.get_mut(&vni)
         {

@@ -47,7 +47,7 @@ impl Planner<'_> {
             self.unguard(dev);
             return Ok(());
         }
-        let guard = guard_of(self.observed, port, Hook::Bridge, dev)?;
+        let guard = guard_of(self.observed, port, Hook::Bridge, &port.host_side())?;
         if let Some(op) = guard_step(self.observed, guard, dev) {
             self.push(Phase::Guards, op);
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{Phase, Planner, link_change};
 use crate::dev::{Dev, port_alias};
-use crate::model::{Key, Port};
+use crate::model::{Attach, Key, Port};
 use crate::observed::{HostSide, Inside, Observed, Peer};
 use crate::op::{At, FlagChange, LinkChange, Op};
 
@@ -13,6 +13,13 @@ impl Planner<'_> {
     pub(super) fn port(&mut self, dev: &Dev) {
         let host = self.observed.ports.get(dev);
         let Some(port) = self.desired.port_at(dev) else {
+            if self.desired.tap_at(dev).is_some() {
+                // Looked at as its port.
+                return;
+            }
+            if let Some(host) = host.filter(|host| host.tap) {
+                return self.leave_tap(dev, host);
+            }
             if !self.desired.protects_port(dev) {
                 if host.is_some() {
                     self.remove(dev);
@@ -25,6 +32,9 @@ impl Planner<'_> {
         if let Some(problem) = self.port_obstacle(port, dev) {
             self.problems.insert(Key::Port(dev.clone()), problem);
             return;
+        }
+        if port.attach == Attach::Tap {
+            return self.tap(port, dev);
         }
         if let Err(problem) = self.guard(port, dev) {
             self.problems.insert(Key::Port(dev.clone()), problem);

@@ -16,3 +16,4 @@ mod scale;
 mod switch;
 mod tap;
 mod vlan;
+mod vtep_tap;

@@ -143,6 +143,13 @@ impl Planner<'_> {
             }
             // Not made: why, another problem says.
             Some(dev) if dev.role() == Some(Role::Port) => {}
+            Some(dev) if port.rate != Rate::default() => {
+                let why = format!(
+                    "its rate cannot be limited: what limits a tap is named after it, and {dev} is a name of others; let \
+                     the agent name it (no interface)"
+                );
+                self.problems.entry(Key::Port(Dev::port(&port.id))).or_insert(why);
+            }
             _ => self.divert(port),
         }
     }

@@ -72,7 +72,8 @@ impl Planner<'_> {
         let Some(link) = self.now.lan.links.get(dev) else { return };
         let ours = dev.role() == Some(Role::Port) && link.is_ours();
         let taken = link.kind == Kind::Tap && link.link.alias.starts_with(ALIAS_PREFIX);
-        if !ours && !taken || self.desired.protects_port(dev) || self.protects(&link.link.alias) {
+        if !ours && !taken || self.desired.protects_port(dev) || self.desired.protects_alias(&link.link.alias)
+        {
             return;
         }
         let made = link.is_ours();

@@ -6,7 +6,7 @@ use super::{LanOp, Step};
 use crate::dev::Dev;
 use crate::lan::seen::{HostAddr, Kind, SeenLink, Switch};
 use crate::model::{Child, IfAddr, MacvlanMode};
-use crate::observed::{ChildOf, FdbEntry, FdbKind, FdbPort, Inside, Observed, Peer, PortFlags};
+use crate::observed::{ChildOf, FdbEntry, FdbKind, FdbPort, HostSide, Inside, Observed, Peer, PortFlags};
 use crate::op::At;
 
 impl Observed {
@@ -32,7 +32,10 @@ impl Observed {
                 self.lan.links.insert(dev.clone(), made);
             }
             Step::TapAdd { dev, mtu } => {
-                self.lan.links.insert(dev.clone(), SeenLink::made(Kind::Tap, *mtu));
+                let made = SeenLink::made(Kind::Tap, *mtu);
+                let side = HostSide { link: made.link.clone(), flags: made.flags, tap: true };
+                self.ports.insert(dev.clone(), side);
+                self.lan.links.insert(dev.clone(), made);
             }
             Step::VethAdd { .. } | Step::ChildAdd { .. } | Step::ChildDel { .. } => self.apply_port(&op.step),
             Step::Set { .. } | Step::Release { .. } | Step::Unmark { .. } | Step::Flags { .. } => {
@@ -69,6 +72,7 @@ impl Observed {
     fn apply_set(&mut self, step: &Step) {
         match step {
             Step::Set { dev, change } => {
+                self.apply_change(dev, change);
                 let Some(found) = self.lan.links.get_mut(dev) else { return };
                 found.mac = change.mac.or(found.mac);
                 let link = &mut found.link;
@@ -88,6 +92,7 @@ impl Observed {
                 }
             }
             Step::Release { dev } => {
+                self.ports.get_mut(dev).into_iter().for_each(|port| port.link.master = None);
                 if let Some(found) = self.lan.links.get_mut(dev) {
                     found.link.master = None;
                 }
@@ -95,11 +100,18 @@ impl Observed {
                 self.fdb.retain(|_, e| e.port != FdbPort::Port(dev.clone()));
             }
             Step::Unmark { dev } => {
+                // Nothing says any more that it is anybody's.
+                self.ports.remove(dev);
                 if let Some(found) = self.lan.links.get_mut(dev) {
                     found.link.alias.clear();
                 }
             }
             Step::Flags { dev, flags } => {
+                if let Some(found) = self.flags_mut(dev) {
+                    found.learning = flags.learning;
+                    found.neigh_suppress = flags.neigh_suppress;
+                    found.locked = flags.locked.unwrap_or(found.locked);
+                }
                 if let Some(found) = self.lan.links.get_mut(dev) {
                     found.flags.learning = flags.learning;
                     found.flags.neigh_suppress = flags.neigh_suppress;

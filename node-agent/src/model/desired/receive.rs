@@ -8,7 +8,7 @@ use causeway_proto::{Mac, PortKey, Vni, v1};
 use super::Desired;
 use crate::dev::Dev;
 use crate::model::convert::{self, ItemError};
-use crate::model::{Item, Key, Lan, Port, Rejected, Remote};
+use crate::model::{Attach, Item, Key, Lan, Port, Rejected, Remote};
 
 impl Desired {
     /// Converts a complete state. Of an item that does not pass, what `previous` had stays: what works is not torn
@@ -171,6 +171,9 @@ impl Desired {
     fn insert_port(&mut self, port: Port) {
         self.devs.entry(Dev::port(&port.id)).or_default().insert(port.id.clone());
         self.local_macs.entry((port.vni, port.mac)).or_default().insert(port.id.clone());
+        if port.attach == Attach::Tap {
+            self.taps.entry(port.interface.clone()).or_default().insert(port.id.clone());
+        }
         self.fabric.add_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
         self.ports.insert(port.id.clone(), port);
     }
@@ -194,7 +197,14 @@ impl Desired {
                 self.local_macs.remove(&(port.vni, port.mac));
             }
         }
-        dirty.extend([Key::Port(dev), Key::Mac(port.vni, port.mac)]);
+        if let Some(ids) = self.taps.get_mut(&port.interface).filter(|_| port.attach == Attach::Tap) {
+            ids.remove(id);
+            dirty.extend(ids.iter().map(|id| Key::Port(Dev::port(id))));
+            if ids.is_empty() {
+                self.taps.remove(&port.interface);
+            }
+        }
+        dirty.extend([Key::Port(port.host_side()), Key::Port(dev), Key::Mac(port.vni, port.mac)]);
     }
 
     fn checked_remote(&mut self, remote: &v1::RemoteMac) -> Option<(Vni, Mac, Remote)> {
