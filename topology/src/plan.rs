@@ -10,7 +10,7 @@ use crate::derive;
 use crate::diagnostic::Diagnostic;
 use crate::lab::{Lab, Mode, Role};
 use crate::multihoming::Multihoming;
-use crate::networks::{Network, RouteTarget, Vrf};
+use crate::networks::{Irb, Network, RouteTarget, Vrf};
 
 /// What every node of a lab shall be in the fabric.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,6 +190,13 @@ impl Plan {
     /// The declared network of a VNI.
     pub fn network(&self, vni: Vni) -> Option<&Network> {
         self.networks.values().find(|n| n.vni == vni)
+    }
+
+    /// What a node needs whose agent routes between networks, one command a line: IPv6 has one switch for all interfaces,
+    /// which agents leave to the machine's owner. Nothing if no network has an IPv6 gateway.
+    pub(crate) fn forwarding(&self) -> &'static str {
+        let is_routed = |n: &Network| n.irb != Irb::None && n.gateways.iter().any(|g| g.is_ipv6());
+        if self.networks.values().any(is_routed) { "sysctl -qw net.ipv6.conf.all.forwarding=1\n" } else { "" }
     }
 }
 

@@ -30,7 +30,7 @@ pub fn daemons() -> String {
 
 /// A script for `sh -e` that gives a node what its configuration does not: a switch its bridges, VXLAN devices, VRFs and
 /// gateways, in a few batches, anything else its addresses and default route, one command a line. Empty for what needs
-/// nothing, and for a switch whose agent does it. `None`: no such node.
+/// nothing; next to empty for a switch whose agent does it. `None`: no such node.
 pub fn setup(lab: &Lab, plan: &Plan, node: &str) -> Option<String> {
     let (own, spec) = (plan.nodes.get(node)?, lab.nodes.get(node)?);
     if own.role.is_switch() { switch::text(plan, own, spec.index) } else { machine::text(plan, own, spec) }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use causeway_proto::Vni;
 use ipnetwork::IpNetwork;
 
-use crate::lab::{Node, Role};
+use crate::lab::{Mode, Node, Role};
 use crate::plan::{Interface, InterfaceUse, NodePlan, Plan};
 use crate::sessions::own_addresses;
 
@@ -18,6 +18,9 @@ const BOND: &str = "bond0";
 pub(super) fn text(plan: &Plan, own: &NodePlan, node: &Node) -> Option<String> {
     let mut out = String::new();
     write_addresses(&mut out, own).ok()?;
+    if own.mode == Some(Mode::HostVtep) {
+        out += plan.forwarding();
+    }
     if own.role == Role::Server {
         write_server(&mut out, plan, own, node).ok()?;
     }

@@ -17,6 +17,9 @@ const LAST_METRIC: u32 = 4_278_198_272;
 
 /// The script, or nothing: spines have no networks, and an agent makes all of it itself.
 pub(super) fn text(plan: &Plan, own: &NodePlan, index: usize) -> Option<String> {
+    if own.mode == Some(Mode::TorAgent) && !own.vrfs.is_empty() {
+        return Some(plan.forwarding().to_owned());
+    }
     let bonds = segment_ports(plan, own);
     let mut script =
         Script { plan, own, index, bonds, ip: String::new(), bridge: String::new(), sysctls: Vec::new() };
