@@ -22,6 +22,7 @@ pub fn look(desired: &Desired) -> Vec<String> {
     let mut problems = capabilities();
     problems.extend(bridge_filters());
     problems.extend(guards(desired));
+    problems.extend(forwarding(desired));
     problems.extend(neighbour_limit(desired.ports().len()));
     if let Some(vtep) = desired.vtep() {
         problems.extend(underlay(desired, vtep));
@@ -82,6 +83,18 @@ fn guards(desired: &Desired) -> Option<String> {
     (count > 0 && !crate::guard::nft::is_installed()).then(|| {
         format!(
             "nft is not installed, so {count} guarded ports are not programmed: install the package nftables"
+        )
+    })
+}
+
+/// IPv6 has one switch for all interfaces, and it is the host's own. (A host behind a switch routes nothing.)
+fn forwarding(desired: &Desired) -> Option<String> {
+    let routed = desired.networks().values().filter(|n| n.gateways.iter().any(|g| g.ip.is_ipv6())).count();
+    let off = number("/proc/sys/net/ipv6/conf/all/forwarding") == Some(0);
+    (routed > 0 && off && desired.lan().is_none()).then(|| {
+        format!(
+            "net.ipv6.conf.all.forwarding is 0: IPv6 of {routed} networks is not routed; \
+             sysctl -w net.ipv6.conf.all.forwarding=1"
         )
     })
 }

@@ -1,6 +1,7 @@
 //! Routing between networks through an L3 VNI, in the main table: two hosts that encapsulate themselves.
 
 use anyhow::{Result, ensure};
+use causeway_agent::model::Desired;
 use causeway_agent::render::{Format, render};
 use causeway_proto::v1;
 
@@ -89,6 +90,26 @@ async fn reach(from: &Netns, to: &[&str]) -> Result<()> {
     for to in to {
         wait_for(&format!("ping {to}"), PATIENCE, || Ok(from.pings(to))).await?;
     }
+    Ok(())
+}
+
+/// The agent leaves the host's own switch alone, and says that it is needed.
+#[tokio::test]
+async fn ipv6_that_is_not_forwarded_is_told() -> Result<()> {
+    let (host, workload) = (Host::new("a", VTEPS[0])?, Netns::new("w1")?);
+    let desired = Desired::from_state(&state(0, &workload), &Desired::default());
+    let problems = |netns: std::path::PathBuf, desired: Desired| {
+        let look =
+            move || causeway_agent::netns::enter(&netns).map(|()| causeway_agent::checks::look(&desired));
+        let found = std::thread::spawn(look).join().map_err(|_| anyhow::anyhow!("panicked"))??;
+        Ok::<_, anyhow::Error>(
+            found.iter().any(|problem| problem.contains("net.ipv6.conf.all.forwarding is 0")),
+        )
+    };
+    host.netns.run("sysctl -qw net.ipv6.conf.all.forwarding=0")?;
+    ensure!(problems(host.netns.path(), desired.clone())?, "not told");
+    host.netns.run("sysctl -qw net.ipv6.conf.all.forwarding=1")?;
+    ensure!(!problems(host.netns.path(), desired)?, "still told");
     Ok(())
 }
 
