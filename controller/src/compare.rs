@@ -176,11 +176,10 @@ impl<'a> View<'a> {
         Some(fits.unwrap_or(first).0)
     }
 
-    /// True for a route of another controller: the network's distinguisher number behind another identifier, and a VTEP
-    /// of ours.
+    /// True for a route of another controller: as controllers make them, not ours, and to a VTEP of ours.
     fn is_twin(&self, network: &NetworkKey, route: &ReceivedRoute) -> bool {
         let Some(record) = self.snapshot.networks.get(network) else { return false };
-        is_numbered(route.route.key.rd(), record.value.rd_number)
+        is_controllers(&self.names, route.route.key.rd(), record.value.rd_number)
             && route.route.key.rd().0[2..6] != self.context.router_id.octets()
             && self.names.contains(route.route.attributes.next_hop)
     }
@@ -414,9 +413,11 @@ pub(crate) fn is_intended(snapshot: &Snapshot, key: &PortKey, vtep: IpAddr) -> b
     place(snapshot, key).is_some_and(|place| place.accepted.contains(&vtep))
 }
 
-/// True for a distinguisher as controllers make them: type 1 with the network's number.
-pub(crate) fn is_numbered(rd: RouteDistinguisher, number: u16) -> bool {
-    rd.0[..2] == [0, 1] && rd.0[6..] == number.to_be_bytes()
+/// True for a distinguisher as controllers make them: type 1 with the network's number. Switches number theirs from 1, too,
+/// behind the address of their own VTEP, which no controller has.
+pub(crate) fn is_controllers(names: &Names<'_>, rd: RouteDistinguisher, number: u16) -> bool {
+    let [kind @ .., a, b, c, d, _, _] = rd.0;
+    kind == [0, 1] && rd.0[6..] == number.to_be_bytes() && !names.contains([a, b, c, d].into())
 }
 
 /// An address that a machine gives itself on a link and that means nothing beyond (RFC 4291 §2.5.6).

@@ -14,7 +14,7 @@ use super::port_message::from_snapshot;
 use super::status::Refusal;
 use crate::compare::choose::{At, Candidate, choose};
 use crate::compare::words::{Names, vteps};
-use crate::compare::{is_intended, is_numbered};
+use crate::compare::{is_controllers, is_intended};
 use crate::derive::evpn;
 use crate::derive::imports::Unused;
 use crate::derive::place::router_mac;
@@ -120,17 +120,18 @@ fn decision(
         peer: None,
         by_controller: true,
     });
+    let names = Names::new(snapshot);
     let own_id = app.fabric.context().router_id.octets();
     let theirs = received.iter().map(|received| {
         let route = &received.route;
         let rd = route.key.rd();
         let by_controller =
-            number(&route.attributes).is_some_and(|n| is_numbered(rd, n)) || rd.0[2..6] == own_id;
+            number(&route.attributes).is_some_and(|n| is_controllers(&names, rd, n)) || rd.0[2..6] == own_id;
         let attributes = Arc::clone(&route.attributes);
         Candidate { key: route.key, attributes, peer: Some(received.peer), by_controller }
     });
     let candidates: Vec<Candidate> = own.chain(theirs).filter(|candidate| concerns(&candidate.key)).collect();
-    choose(&Names::new(snapshot), &candidates, at)
+    choose(&names, &candidates, at)
 }
 
 /// What the store says.

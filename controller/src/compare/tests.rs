@@ -182,6 +182,11 @@ fn situations_and_what_they_are() {
             vec!["z mac missing", "z 10.8.0.9 missing"],
         ),
         (
+            "a switch numbers its distinguishers as controllers do",
+            vec![says_as([10, 98, 0, 1], 110, a, Some("10.8.0.5"), 1, 0)],
+            vec![],
+        ),
+        (
             "another controller says both",
             vec![
                 says_as([10, 99, 0, 2], 110, a, Some("10.8.0.5"), 1, 0),
