@@ -22,13 +22,17 @@ struct Machine {
     host: u8,
 }
 
-/// VLANs 10 and 20 are of VRF red, 30 of blue with the addresses of 10.
-const MACHINES: [Machine; 5] = [
+/// VLANs 10 and 20 are of VRF red, the others of blue, where 30 has the addresses of 10. Routing from and to VLANs 60 and 70
+/// is asymmetric: they are at both switches.
+const MACHINES: [Machine; 8] = [
     Machine { label: "h1", switch: 0, vlan: 10, tagged: true, host: 5 },
     Machine { label: "h2", switch: 1, vlan: 10, tagged: false, host: 6 },
     Machine { label: "h3", switch: 1, vlan: 20, tagged: false, host: 7 },
     Machine { label: "h4", switch: 0, vlan: 30, tagged: false, host: 5 },
     Machine { label: "h5", switch: 1, vlan: 30, tagged: false, host: 6 },
+    Machine { label: "h6", switch: 0, vlan: 50, tagged: false, host: 8 },
+    Machine { label: "h7", switch: 0, vlan: 60, tagged: false, host: 9 },
+    Machine { label: "h8", switch: 1, vlan: 70, tagged: false, host: 10 },
 ];
 
 impl Machine {
@@ -51,6 +55,14 @@ impl Machine {
 
     fn mac(&self) -> String {
         format!("02:ca:00:00:{:02x}:{:02x}", self.vlan, self.host)
+    }
+
+    fn vrf(&self) -> &'static str {
+        if self.vlan < 30 { "red" } else { "blue" }
+    }
+
+    fn is_asymmetric(&self) -> bool {
+        self.vlan >= 60
     }
 
     fn port(&self) -> String {
@@ -78,6 +90,12 @@ fn route(vrf: &str, prefix: String, node: usize) -> v1::NodeRoute {
     v1::NodeRoute { vrf: vrf.into(), prefix, next_hops: vec![hop] }
 }
 
+/// What one VRF takes up of the other: a way to look on there.
+fn leak(vrf: &str, prefix: &str, from: &str) -> v1::NodeRoute {
+    let hop = v1::NextHop { vrf: from.into(), ..v1::NextHop::default() };
+    v1::NodeRoute { vrf: vrf.into(), prefix: prefix.into(), next_hops: vec![hop] }
+}
+
 fn router_mac(node: usize) -> String {
     format!("02:cc:00:00:00:{:02x}", node + 1)
 }
@@ -86,7 +104,8 @@ fn vrf(name: &str, table: u32, node: usize) -> v1::NodeVrf {
     v1::NodeVrf { name: name.into(), l3_vni: 3000 + table, router_mac: router_mac(node), table }
 }
 
-/// What switch `n` (0, 1) or the border (2) shall be. VLAN 20 is on the second switch alone.
+/// What switch `n` (0, 1) or the border (2) shall be. VLAN 20 is on the second switch alone, VLAN 50 on the
+/// first; what is in these the VRFs leak to each other.
 fn state(n: usize) -> v1::NodeState {
     let mut state = v1::NodeState {
         revision: 1,
@@ -99,8 +118,17 @@ fn state(n: usize) -> v1::NodeState {
         routes: vec![route("red", "10.31.0.0/16".into(), 2), route("red", "fd00:31::/32".into(), 2)],
         ..v1::NodeState::default()
     };
-    if n == 1 {
-        state.networks.push(network(20, "red", n));
+    match n {
+        0 => state.networks.push(network(50, "blue", n)),
+        1 => state.networks.push(network(20, "red", n)),
+        _ => {}
+    }
+    if n < 2 {
+        state.networks.extend([60, 70].map(|vlan| network(vlan, "blue", n)));
+        for (subnet, vrf, from) in [(50, "red", "blue"), (20, "blue", "red")] {
+            state.routes.push(leak(vrf, &format!("10.{subnet}.0.0/24"), from));
+            state.routes.push(leak(vrf, &format!("fd00:{subnet}::/64"), from));
+        }
     }
     for machine in &MACHINES {
         let addresses = vec![machine.v4(), machine.v6()];
@@ -122,9 +150,10 @@ fn state(n: usize) -> v1::NodeState {
             }
             state.remotes.push(v1::RemoteMac { vni, mac, vtep, addresses });
         }
-        let domain = if machine.vlan == 30 { "blue" } else { "red" };
-        state.routes.push(route(domain, format!("{}/32", machine.v4()), machine.switch));
-        state.routes.push(route(domain, format!("{}/128", machine.v6()), machine.switch));
+        if !machine.is_asymmetric() {
+            state.routes.push(route(machine.vrf(), format!("{}/32", machine.v4()), machine.switch));
+            state.routes.push(route(machine.vrf(), format!("{}/128", machine.v6()), machine.switch));
+        }
     }
     state
 }
@@ -264,12 +293,20 @@ fn first_packet(from: &Netns, owner: &Netns, ip: &str) -> Result<()> {
 }
 
 fn check_traffic(lab: &Lab) -> Result<()> {
-    let [h1, h2, h3, h4, h5] = &lab.machines[..] else { anyhow::bail!("five machines") };
+    let [h1, h2, h3, h4, h5, h6, h7, h8] = &lab.machines[..] else { anyhow::bail!("eight machines") };
     // Bridged in VLAN 10, tagged to untagged, to a silent host; routed into VLAN 20; bridged in the other VRF.
     first_packet(h1, h2, "10.10.0.6").context("bridged")?;
     first_packet(h1, h3, "10.20.0.7").context("routed between VLANs")?;
     first_packet(h4, h5, "10.10.0.6").context("in the other VRF")?;
+    first_packet(h6, h3, "10.20.0.7").context("leaked from red to blue")?;
+    first_packet(h7, h8, "10.70.0.10").context("asymmetric")?;
     for (from, to) in [
+        (h3, "10.50.0.8"),
+        (h3, "fd00:50::8"),
+        (h6, "fd00:20::7"),
+        (h7, "fd00:70::10"),
+        (h8, "10.60.0.9"),
+        (h8, "fd00:60::9"),
         (h1, "10.10.0.1"),
         (h1, "fd00:10::1"),
         (h1, "fd00:10::6"),
@@ -293,6 +330,13 @@ fn check_traffic(lab: &Lab) -> Result<()> {
         ensure!(found, "{neighbours}");
     }
     ensure!(!h4.pings("10.31.0.9") && !h4.pings("10.20.0.7"), "blue reaches into red");
+    ensure!(!h6.pings("10.31.0.9") && !h8.pings("10.31.0.9"), "blue reaches what red does not leak");
+    // By the destination's own network, not through the L3 VNI.
+    for (node, subnet) in [(0, "10.70."), (1, "10.60.")] {
+        let routes = lab.nodes[node].netns.run("ip route show table 1002")?;
+        let ways: Vec<&str> = routes.lines().filter(|line| line.starts_with(subnet)).collect();
+        ensure!(ways.len() == 1 && ways[0].contains("dev cwg"), "{ways:#?}");
+    }
     Ok(())
 }
 
