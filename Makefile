@@ -23,9 +23,9 @@ bench: setup ## figures, each beside its yardstick (release build, takes a while
 	@scripts/peers.sh
 	@scripts/bench.sh
 
-test-fabric: build ## the lab tor-offload end to end on both FRRs, in a guest where the kernel lacks VLANs (minutes; not in CI yet)
+test-fabric: build ## labs whose switches do VXLAN, from end to end, each on both FRRs, in guests where the kernel lacks VLANs (ten minutes)
 	@scripts/peers.sh
-	cargo test --locked -p causeway-tests --test tor_offload -- --test-threads 1
+	cargo test --locked -p causeway-tests --test tor_offload --test fabric_labs
 
 bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
 	@scripts/peers.sh

@@ -12,8 +12,8 @@ use crate::guest::{self, TestGuest};
 use crate::process::{Daemon, program, run_telling, run_within};
 use crate::slot::{Directory, Record, Slot};
 
-/// Longest time for a lab to come up or go down; building an image the first time included.
-const UP: Duration = Duration::from_secs(240);
+/// Longest time for a lab to come up or go down; building an image the first time, and a busy machine, included.
+const UP: Duration = Duration::from_secs(480);
 /// The same for containerlab, also in a guest.
 const DEPLOY: Duration = Duration::from_secs(900);
 

@@ -10,6 +10,7 @@
 
 pub mod controller;
 pub mod etcd;
+pub mod fabric;
 pub mod frr;
 pub mod gobgp;
 pub mod guest;

@@ -77,6 +77,11 @@ fn nodes_run_the_rendered_commands() -> Result {
         let (lab, plan) = read(name)?;
         for node in lab.nodes.values() {
             let setup = render::setup(&lab, &plan, &node.name).ok_or("no node")?;
+            // Of a static switch this is what works without a controller; a lab may leave all to the controller's text.
+            let bare = bound(node, "/etc/causeway/setup.sh").is_none() && node.exec.is_empty();
+            if node.causeway.mode == Some(Mode::TorStatic) && bare {
+                continue;
+            }
             match bound(node, "/etc/causeway/setup.sh") {
                 Some(file) => {
                     assert!(file.ends_with(format!("configs/{}/setup.sh", node.name)), "{}", file.display());

@@ -1,0 +1,1 @@
+sysctl -qw net.ipv6.conf.all.forwarding=1
