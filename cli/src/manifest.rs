@@ -225,6 +225,7 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             export_targets: f.list("export_targets"),
             import_targets: f.list("import_targets"),
             sticky_seconds: f.int64("sticky_seconds"),
+            quarantine_seconds: f.some_int64("quarantine_seconds"),
             labels: f.map("labels"),
             irb: f.choice("irb", words::IRBS),
             gateway_mac: f.text("gateway_mac"),

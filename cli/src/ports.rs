@@ -5,6 +5,7 @@ mod follow;
 mod names;
 mod place;
 mod set;
+mod timeline;
 mod wait;
 mod watch;
 
@@ -19,7 +20,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{Format, Output};
 use crate::records::section;
 use crate::tables::{self, port_id};
-use crate::view::PortView;
+use crate::view::{PortView, port_state};
 use place::AttachArgs;
 
 /// Ports asked for in one page.
@@ -36,6 +37,7 @@ pub(crate) enum PortCommand {
     Get(GetArgs),
     List(ListArgs),
     Watch(watch::WatchArgs),
+    Timeline(timeline::TimelineArgs),
 }
 
 /// How far a port has to be.
@@ -89,14 +91,18 @@ pub(crate) struct UnbindArgs {
 #[command(after_help = "\
 Examples:
   causeway port release web/db-1 --reason 'moved to another site'
-  causeway port release web/db-1 web/db-2 --forget      the addresses are free at once")]
+  causeway port release web/db-1 web/db-2 --forget
+  causeway port release web/db-1 --forget --no-quarantine     the addresses are free at once")]
 pub(crate) struct ReleaseArgs {
     /// NETWORK/NAME or VRF/NETWORK/NAME
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<PortKey>,
-    /// Delete the record: the addresses go back to the pool now
+    /// The addresses go back to the pool when the quarantine of the network is over
     #[arg(long)]
     forget: bool,
+    /// With --forget: now, as certainly nobody uses them any more
+    #[arg(long, requires = "forget")]
+    no_quarantine: bool,
 }
 
 /// Show ports by key
@@ -117,11 +123,15 @@ Examples:
   causeway port list --network web --name-prefix db-
   causeway port list --node host1
   causeway port list --address 10.8.0.5 -o json
+  causeway port list --state quarantined --state released
   causeway port list --label tier=front --limit 20"
 )]
 pub(crate) struct ListArgs {
     #[command(flatten)]
     filter: FilterArgs,
+    /// Only ports in this state, for example released; may be repeated
+    #[arg(long = "state", value_name = "STATE", value_parser = state, help_heading = "Filters")]
+    states: Vec<v1::PortState>,
     /// At most so many
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -174,8 +184,18 @@ impl FilterArgs {
             node: self.node.unwrap_or_default(),
             address: self.address.map(|a| a.to_string()).unwrap_or_default(),
             labels: self.labels.into_iter().collect(),
+            states: Vec::new(),
         })
     }
+}
+
+/// A state by its word.
+fn state(text: &str) -> Result<v1::PortState, String> {
+    let all = (1..=32).filter_map(|n| v1::PortState::try_from(n).ok());
+    let words: Vec<(v1::PortState, &str)> = all.map(|state| (state, port_state(state.into()))).collect();
+    let found = words.iter().find(|(_, word)| *word == text).map(|(state, _)| *state);
+    let known = || words.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
+    found.ok_or_else(|| format!("unknown state; known are {}", known()))
 }
 
 /// The key as a message.
@@ -202,9 +222,12 @@ pub(crate) async fn run(
         PortCommand::Set(args) => set::run(args, client, out).await,
         PortCommand::Get(args) => get(&args.keys, client, out).await,
         PortCommand::List(args) => {
-            let found = list_all(client, args.filter.into_filter()?, args.limit).await?;
+            let states = args.states.into_iter().map(i32::from).collect();
+            let filter = v1::PortFilter { states, ..args.filter.into_filter()? };
+            let found = list_all(client, filter, args.limit).await?;
             show(found, out)
         }
+        PortCommand::Timeline(args) => timeline::run(args, client, out).await,
         PortCommand::Watch(args) => watch::run(args, client, out, timeout).await,
     }
 }
@@ -243,10 +266,16 @@ async fn release(args: ReleaseArgs, client: &Client, out: Output) -> Outcome {
             forget: args.forget,
             // It is in the metadata, as that of every other change.
             reason: String::new(),
+            skip_quarantine: args.no_quarantine,
         };
         let act = format!("release port {key}");
-        client.call(&act, async |channel| ports(channel).release_port(request.clone()).await).await?;
+        let answer =
+            client.call(&act, async |channel| ports(channel).release_port(request.clone()).await).await?;
+        let left = answer.quarantined_until_ms.saturating_sub(crate::time::now_ms()).max(0) / 1000;
         out.note(&match args.forget {
+            true if answer.quarantined_until_ms != 0 => {
+                format!("port {key} is forgotten, its addresses are free when their quarantine is over, in {left} s")
+            }
             true => format!("port {key} is forgotten, its addresses are free"),
             false => format!("port {key} is released, its addresses stay reserved for the name"),
         });

@@ -42,7 +42,7 @@ pub(crate) fn state_tone(state: i32) -> Tone {
         Ok(v1::PortState::Ready | v1::PortState::Advertised | v1::PortState::Programmed) => Tone::Good,
         Ok(v1::PortState::Bound) => Tone::Warn,
         Ok(v1::PortState::Failed) => Tone::Bad,
-        Ok(v1::PortState::Released) => Tone::Faint,
+        Ok(v1::PortState::Released | v1::PortState::Quarantined) => Tone::Faint,
         _ => Tone::Plain,
     }
 }
@@ -121,6 +121,16 @@ fn record(resource: &v1::Resource) -> Vec<(String, Tone)> {
     }
 }
 
+/// The state; of a quarantined port also how long it will be.
+fn state(port: &v1::Port) -> String {
+    let word = port_state(port.state);
+    if port.state() != v1::PortState::Quarantined {
+        return word.to_owned();
+    }
+    let left = u64::try_from(port.expires_ms.saturating_sub(crate::time::now_ms())).unwrap_or(0);
+    format!("{word} {}", duration(left / 1000))
+}
+
 /// Ports, in the order given.
 pub(crate) fn ports<'a>(ports: impl IntoIterator<Item = &'a v1::Port>) -> Table {
     let mut table = Table::new(&["PORT", "ADDRESSES", "MAC", "STATE", "NODE", "INTERFACE", "PROBLEM"]);
@@ -130,7 +140,7 @@ pub(crate) fn ports<'a>(ports: impl IntoIterator<Item = &'a v1::Port>) -> Table 
             plain(port_id(port.key.as_ref())),
             plain(port.addresses.join(",")),
             plain(&port.mac),
-            (port_state(port.state).into(), state_tone(port.state)),
+            (state(port), state_tone(port.state)),
             plain(binding.node),
             plain(binding.interface),
             (port.problem.clone(), Tone::Bad),

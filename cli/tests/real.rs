@@ -190,7 +190,21 @@ fn ports_live_and_refusals_say_who() {
     running.causeway(0, &["port", "release", "web/a"], "");
     let (out, _) = running.causeway(0, &["get", "port", "web/a", "-o", "json"], "");
     assert!(out.contains("\"state\": \"released\""), "{out}");
-    running.causeway(0, &["port", "release", "web/a", "--forget"], "");
+    let (_, err) = running.causeway(0, &["port", "release", "web/a", "--forget"], "");
+    assert!(err.contains("its addresses are free when their quarantine is over, in 29"), "{err}");
+    let (out, _) = running.causeway(0, &["port", "list", "--state", "quarantined"], "");
+    assert!(out.lines().count() == 2 && out.contains("quarantined 4m5"), "{out}");
+    let (_, err) = running.causeway(4, &["port", "create", "web/z", "--address", "10.100.0.2"], "");
+    assert!(
+        err.contains("port default/web/a, which gave it up and has it in quarantine for another "),
+        "{err}"
+    );
+    let (_, err) = running.causeway(4, &["delete", "subnet", "10.100.0.0/29"], "");
+    assert!(err.contains("--no-quarantine"), "{err}");
+    let (out, _) = running.causeway(0, &["port", "create", "web/a"], "");
+    assert!(out.contains("10.100.0.2"), "{out}");
+    running.causeway(64, &["port", "release", "web/a", "--no-quarantine"], "");
+    running.causeway(0, &["port", "release", "web/a", "--forget", "--no-quarantine"], "");
     running.causeway(1, &["get", "port", "web/a"], "");
     for args in
         [&["node", "list"][..], &["bgp", "peers"], &["bgp", "routes"], &["describe", "port", "web/vm-1"]]
@@ -210,11 +224,26 @@ fn the_history_says_who_had_an_address_when_and_why() {
     running.causeway(0, &["port", "bind", "web/a", "--node", "host1", "--netns", "pid:1"], "");
     let (at, _) = running.causeway(0, &["ip", "at", "10.100.0.2", "now"], "");
     assert!(at.contains("was port default/web/a, bound to host1, MAC 02:ca:0a:64:00:02"), "{at}");
+    let (timeline, _) = running.causeway(0, &["port", "timeline", "web/a", "-o", "json"], "");
+    let timeline: serde_json::Value = serde_json::from_str(&timeline).unwrap();
+    let step = |step: &serde_json::Value| {
+        let missing = if step["missing"].as_bool().unwrap() { "no " } else { "" };
+        format!("{missing}{}", step["step"].as_str().unwrap())
+    };
+    let steps: Vec<String> = timeline["steps"].as_array().unwrap().iter().map(step).collect();
+    assert_eq!(
+        steps,
+        ["created", "requested", "bound", "committed", "no programmed", "no advertised", "no proven"]
+    );
+    assert!(timeline["steps"][4]["note"].as_str().unwrap().contains("no agent of node host1"), "{timeline}");
     let (before, _) = running.causeway(2, &["ip", "at", "10.100.0.2", "1h"], "");
     assert!(before.contains("was nobody's"), "{before}");
-    running.causeway(0, &["port", "release", "web/a", "--forget"], "");
+    running.causeway(0, &["port", "release", "web/a", "--forget", "--no-quarantine"], "");
     running.causeway(0, &["port", "create", "web/b", "--address", "10.100.0.2"], "");
 
+    let (gone, _) = running.causeway(0, &["port", "timeline", "web/a"], "");
+    assert_eq!(gone.lines().count(), 4, "{gone}");
+    running.causeway(1, &["port", "timeline", "web/never"], "");
     let (history, _) = running.causeway(0, &["ip", "history", "10.100.0.2"], "");
     let kinds: Vec<&str> = history.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!(kinds, ["created", "freed", "bound", "created"], "{history}");

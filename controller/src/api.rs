@@ -14,6 +14,7 @@ mod port;
 mod port_message;
 pub(crate) mod serve;
 pub(crate) mod status;
+mod timeline;
 mod watch;
 
 use std::future::Future;
@@ -37,6 +38,7 @@ use crate::metrics::{Call, Metrics};
 use crate::ports::Ports;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::steps::Steps;
 use crate::store::Store;
 
 use status::Refusal;
@@ -60,6 +62,9 @@ pub(crate) struct App {
     pub(crate) history: History,
     /// For how long the history is kept, in milliseconds; `None`: for ever.
     pub(crate) history_ms: Option<i64>,
+    pub(crate) steps: Steps,
+    /// Name of this controller.
+    pub(crate) name: String,
     pub(crate) metrics: Metrics,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,

@@ -1,5 +1,6 @@
 //! Gives back what nobody needs: released ports whose time is over. One controller at a time does it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,7 +45,10 @@ pub fn expired(snapshot: &Snapshot, now_ms: i64, most: usize) -> Vec<PortKey> {
 }
 
 /// Sweeps while this controller leads, until `cancel`.
+///
+/// Quarantines are followed also while another one leads, so that a change of leader does not begin them anew.
 pub async fn run(state: State, ports: Ports, trim: Trim, mut election: Election, cancel: CancellationToken) {
+    let follow = end_quarantines(state.clone(), ports.clone(), election.clone());
     let work = async {
         while election.lead().await {
             let mut led = election.clone();
@@ -55,7 +59,59 @@ pub async fn run(state: State, ports: Ports, trim: Trim, mut election: Election,
             }
         }
     };
-    cancel.run_until_cancelled(work).await;
+    let both = async {
+        tokio::select! {
+            () = work => {}
+            () = follow => {}
+        }
+    };
+    cancel.run_until_cancelled(both).await;
+}
+
+/// Quarantines as this controller has seen them. How long they last is counted by its own steady clock from when it saw
+/// them begin: whatever wall clocks do, here or where they began, none ends early.
+#[derive(Debug, Default)]
+pub struct Quarantines {
+    /// When each began, as its record says, and when it was first seen.
+    seen: BTreeMap<PortKey, (i64, Duration)>,
+}
+
+impl Quarantines {
+    /// Those that are over at `now`, at most `most`; `now` is any time that only grows.
+    pub fn over(&mut self, snapshot: &Snapshot, now: Duration, most: usize) -> Vec<PortKey> {
+        let mut seen = BTreeMap::new();
+        let mut over = Vec::new();
+        for (network, since_ms, key) in &snapshot.quarantined {
+            let known = self.seen.get(key).filter(|(since, _)| since == since_ms).map(|(_, first)| *first);
+            let first = known.unwrap_or(now);
+            let seconds = snapshot.networks.get(network).map_or(0, |n| n.value.quarantine_seconds());
+            if over.len() < most && now.saturating_sub(first) >= Duration::from_secs(seconds) {
+                over.push(key.clone());
+            }
+            seen.insert(key.clone(), (*since_ms, first));
+        }
+        self.seen = seen;
+        over
+    }
+}
+
+async fn end_quarantines(state: State, ports: Ports, election: Election) {
+    let (begun, mut quarantines) = (Instant::now(), Quarantines::default());
+    loop {
+        let over = quarantines.over(&state.snapshot(), begun.elapsed(), ROUND);
+        if election.is_leading() && !over.is_empty() {
+            tracing::info!(ports = over.len(), "quarantines are over");
+            for (key, answer) in over.iter().zip(ports.end_quarantine(&over, "its quarantine is over").await)
+            {
+                match answer {
+                    // Taken back: that is what the compare is for.
+                    Ok(_) | Err(PortError::Precondition { .. }) => {}
+                    Err(error) => tracing::warn!(port = %key, %error, "quarantine could not be ended"),
+                }
+            }
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
 }
 
 async fn sweep_forever(state: &State, ports: &Ports) {
@@ -114,5 +170,62 @@ impl Trim {
     fn steady_ms(&self) -> i64 {
         let passed = i64::try_from(self.begun.1.elapsed().as_millis()).unwrap_or(i64::MAX);
         now_ms().min(self.begun.0.saturating_add(passed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use causeway_proto::Revision;
+
+    fn put(snapshot: &mut Snapshot, path: &str, json: &str) {
+        let at = Revision(snapshot.revision.0 + 1);
+        snapshot.apply(path, Some((json.as_bytes(), at))).unwrap();
+        snapshot.revision = at;
+    }
+
+    fn quarantined(snapshot: &mut Snapshot, name: &str, since_ms: i64) {
+        let json = format!(
+            r#"{{"key":"default/web/{name}","addresses":["10.0.0.{name}"],"mac":"02:00:00:00:00:{name}","created_ms":1,"released_ms":1,"quarantined_ms":{since_ms}}}"#
+        );
+        put(snapshot, &format!("intent/port/default/web/{name}"), &json);
+    }
+
+    #[test]
+    fn a_quarantine_lasts_by_the_steady_clock_whatever_wall_clocks_say() {
+        let mut snapshot = Snapshot::default();
+        put(
+            &mut snapshot,
+            "intent/network/default/web",
+            r#"{"key":"default/web","vni":1,"mtu":1450,"rd_number":1}"#,
+        );
+        let at = Duration::from_secs;
+        let mut quarantines = Quarantines::default();
+        // One that a clock of 1970 began, one of the year 2100.
+        quarantined(&mut snapshot, "10", 5);
+        quarantined(&mut snapshot, "11", 4_102_444_800_000);
+        assert!(quarantines.over(&snapshot, at(1_000), 10).is_empty());
+        quarantined(&mut snapshot, "12", 7);
+        assert!(quarantines.over(&snapshot, at(1_299), 10).is_empty());
+        let names = |keys: Vec<PortKey>| keys.iter().map(|key| key.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(quarantines.over(&snapshot, at(1_300), 10)), ["10", "11"]);
+        assert_eq!(
+            names(quarantines.over(&snapshot, at(1_300), 1)),
+            ["10"],
+            "no more at once than asked for"
+        );
+        // Taken back and given up again, it begins anew.
+        quarantined(&mut snapshot, "10", 6);
+        assert_eq!(names(quarantines.over(&snapshot, at(1_301), 10)), ["11"]);
+        assert_eq!(names(quarantines.over(&snapshot, at(1_600), 10)), ["12", "11"]);
+        assert_eq!(names(quarantines.over(&snapshot, at(1_601), 10)), ["10", "12", "11"]);
+        // A network without quarantine ends them.
+        put(
+            &mut snapshot,
+            "intent/network/default/web",
+            r#"{"key":"default/web","vni":1,"mtu":1450,"rd_number":1,"quarantine_seconds":0}"#,
+        );
+        quarantined(&mut snapshot, "13", 8);
+        assert_eq!(quarantines.over(&snapshot, at(1_601), 10).len(), 4);
     }
 }

@@ -21,4 +21,5 @@ pub mod ports;
 pub mod run;
 pub mod snapshot;
 pub mod state;
+mod steps;
 pub mod store;

@@ -86,6 +86,7 @@ pub(crate) struct Metrics {
     pub(crate) store_connected: Gauge,
     pub(crate) store_revision: Gauge<u64, AtomicU64>,
     pub(crate) undecodable: Gauge,
+    pub(crate) quarantines_cut_short: Counter,
     pub(crate) records: Family<RecordLabel, Gauge>,
     pub(crate) conflicts: Gauge,
     pub(crate) fabric_findings: Family<FindingLabel, Gauge>,
@@ -171,5 +172,10 @@ impl Metrics {
         r.register("revision", "Revision of the snapshot", self.store_revision.clone());
         r.register("undecodable", "Values that cannot be read", self.undecodable.clone());
         r.register("records", "Records by kind", self.records.clone());
+        r.register(
+            "quarantines_cut_short",
+            "Quarantines that ended early because a pool ran dry",
+            self.quarantines_cut_short.clone(),
+        );
     }
 }

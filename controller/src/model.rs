@@ -74,6 +74,10 @@ pub struct Network {
     /// Seconds for which a released port's addresses stay reserved; 0: for ever.
     #[serde(default)]
     pub sticky_seconds: u64,
+    /// Seconds for which an address that goes back to the pool is given to nobody else, as declared; `None`:
+    /// [`QUARANTINE_SECONDS`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine_seconds: Option<u64>,
     /// Free labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -93,7 +97,15 @@ pub struct Network {
     pub no_guard: bool,
 }
 
+/// Seconds of quarantine where a network says nothing: longer than neighbours and most connections are remembered.
+pub const QUARANTINE_SECONDS: u64 = 300;
+
 impl Network {
+    /// Seconds for which an address that goes back to the pool is given to nobody else; 0: none.
+    pub fn quarantine_seconds(&self) -> u64 {
+        self.quarantine_seconds.unwrap_or(QUARANTINE_SECONDS)
+    }
+
     /// MAC of the anycast gateway.
     pub fn gateway_mac(&self) -> Mac {
         self.gateway_mac.unwrap_or(GATEWAY_MAC)
@@ -214,6 +226,10 @@ pub struct Port {
     /// Unix time in milliseconds of its release; `None`: in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub released_ms: Option<i64>,
+    /// Unix time in milliseconds when its addresses were given up: the record stays until the quarantine is over, and with
+    /// it all its claims. `None`: they are not. One that is quarantined is released too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined_ms: Option<i64>,
     /// How fast it may be.
     #[serde(default, skip_serializing_if = "RateLimit::is_none")]
     pub rate: RateLimit,

@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use causeway_proto::{Mac, Name, PortKey, Revision};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,7 @@ use crate::derive::imports::Imports;
 use crate::history::By;
 use crate::model::{Attachment, Binding, Guard, MacvlanMode, Port, RateLimit, WorkloadKind};
 use crate::state::State;
+use crate::steps::{self, Steps};
 use crate::store::Store;
 
 pub use error::PortError;
@@ -125,12 +127,21 @@ pub enum Request {
     },
     /// It lives nowhere.
     Unbind(PortKey),
-    /// It is not needed any more; with `forget` its addresses go back to the pool now.
+    /// It is not needed any more; with `forget` its addresses go back to the pool, after the quarantine.
     Release {
         /// Which one.
         key: PortKey,
         /// Whether the record goes too.
         forget: bool,
+    },
+    /// It is gone and its addresses are free, now.
+    Free {
+        /// Which one.
+        key: PortKey,
+        /// Only if it is quarantined.
+        quarantined: bool,
+        /// Why, for the history.
+        cause: String,
     },
     /// Its addresses go back to the pool if it is released and its network's time for it is over.
     Expire {
@@ -151,6 +162,8 @@ struct Job {
     request: Request,
     /// Who asks.
     by: Arc<By>,
+    /// When it came, in Unix milliseconds.
+    asked: f64,
     tries: u32,
     answer: oneshot::Sender<Answer>,
 }
@@ -178,8 +191,22 @@ impl Ports {
         heard: watch::Receiver<Imports>,
         cancel: CancellationToken,
     ) -> Ports {
+        Ports::start_noting(store, state, heard, Counter::default(), Steps::default(), cancel)
+    }
+
+    /// The same, counting the quarantines that had to end early because a pool ran dry, and noting when bindings were
+    /// asked for and committed.
+    pub(crate) fn start_noting(
+        store: Arc<dyn Store>,
+        state: State,
+        heard: watch::Receiver<Imports>,
+        cut_short: Counter,
+        steps: Steps,
+        cancel: CancellationToken,
+    ) -> Ports {
         let (jobs, queue) = mpsc::channel(task::QUEUE);
-        tokio::spawn(cancel.run_until_cancelled_owned(task::Task::new(store, state, heard, queue).run()));
+        let task = task::Task::new(store, state, heard, queue, cut_short, steps);
+        tokio::spawn(cancel.run_until_cancelled_owned(task.run()));
         Ports { jobs, by: Arc::default() }
     }
 
@@ -217,9 +244,33 @@ impl Ports {
     }
 
     /// Unbinds and releases a port. Its addresses stay reserved for its name as the network's policy says, or with
-    /// `forget` are free from the returned revision on. A port that is not there is released already.
+    /// `forget` go back to the pool when the network's quarantine is over; without one they are free from the returned
+    /// revision on. A port that is not there is released already.
     pub async fn release(&self, key: PortKey, forget: bool) -> Result<Revision, PortError> {
-        self.one(Request::Release { key, forget }).await.map(|(_, revision)| revision)
+        self.release_port(key, forget).await.map(|(_, revision)| revision)
+    }
+
+    /// The same, with the port as it is then; `None`: it is gone.
+    pub async fn release_port(
+        &self,
+        key: PortKey,
+        forget: bool,
+    ) -> Result<(Option<Stored>, Revision), PortError> {
+        self.one(Request::Release { key, forget }).await
+    }
+
+    /// Removes a port without quarantine: its addresses are free from the returned revision on.
+    pub async fn free(&self, key: PortKey, cause: &str) -> Result<Revision, PortError> {
+        let request = Request::Free { key, quarantined: false, cause: cause.to_owned() };
+        self.one(request).await.map(|(_, revision)| revision)
+    }
+
+    /// Ends the quarantine of ports; [`PortError::Precondition`] for those that are not quarantined any more.
+    pub async fn end_quarantine(&self, ports: &[PortKey], cause: &str) -> Vec<Result<Revision, PortError>> {
+        let request =
+            |key: &PortKey| Request::Free { key: key.clone(), quarantined: true, cause: cause.to_owned() };
+        let answers = self.run(ports.iter().map(request).collect()).await;
+        answers.into_iter().map(|answer| answer.map(|(_, revision)| revision)).collect()
     }
 
     /// Gives back released ports whose time is over; [`PortError::Precondition`] for those that are not.
@@ -238,7 +289,10 @@ impl Ports {
         for request in requests {
             let (answer, receiver) = oneshot::channel();
             // A failed send drops the answer's sender, which is told below.
-            let _ = self.jobs.send(Job { request, by: Arc::clone(&self.by), tries: 0, answer }).await;
+            let _ = self
+                .jobs
+                .send(Job { request, by: Arc::clone(&self.by), asked: steps::now(), tries: 0, answer })
+                .await;
             waiting.push(receiver);
         }
         let mut answers = Vec::with_capacity(waiting.len());

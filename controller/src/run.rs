@@ -33,6 +33,7 @@ use crate::intent::Intent;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
 use crate::state::State;
+use crate::steps::Steps;
 use crate::store::{EtcdOptions, EtcdStore, FileStore, Store, StoreError};
 
 /// Who gives back ports whose time is over is elected under this name.
@@ -277,7 +278,16 @@ fn assemble(
         cancel.clone(),
         tasks.clone(),
     );
-    let ports = Ports::start_hearing(Arc::clone(&store), state.clone(), fabric.imports(), cancel.clone());
+    let steps = Steps::default();
+    tasks.spawn(steps.clone().follow(state.clone(), agents.clone(), fabric.clone(), cancel.clone()));
+    let ports = Ports::start_noting(
+        Arc::clone(&store),
+        state.clone(),
+        fabric.imports(),
+        metrics.quarantines_cut_short.clone(),
+        steps.clone(),
+        cancel.clone(),
+    );
     let ports = ports.on_behalf(By::controller(&config.name));
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
     let trim = gc::Trim::new(Arc::clone(&store), config.history_ms());
@@ -286,6 +296,8 @@ fn assemble(
         intent: Intent::new(Arc::clone(&store), state.clone(), identity.asn),
         ports,
         history: History::new(Arc::clone(&store)),
+        steps,
+        name: config.name.clone(),
         history_ms: config.history_ms(),
         store,
         state,

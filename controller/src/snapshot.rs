@@ -53,6 +53,8 @@ pub struct Snapshot {
     pub by_mac: OrdMap<(NetworkKey, Mac), Arc<Record<Port>>>,
     /// Index: ports actively bound to a node.
     pub by_node: OrdSet<(Name, PortKey)>,
+    /// Index: quarantined ports of a network, in the order in which their quarantines began.
+    pub quarantined: OrdSet<(NetworkKey, i64, PortKey)>,
     /// Index: hosts behind a switch.
     pub behind: OrdSet<(Name, Name)>,
     /// Index: nodes with a VTEP, own or shared.
@@ -76,6 +78,7 @@ impl Default for Snapshot {
             by_address: OrdMap::new(),
             by_mac: OrdMap::new(),
             by_node: OrdSet::new(),
+            quarantined: OrdSet::new(),
             behind: OrdSet::new(),
             by_vtep: OrdSet::new(),
             taken: OrdMap::new(),

@@ -229,7 +229,9 @@ async fn a_watch_shows_what_is_and_what_changes_and_resumes() -> Result<()> {
     assert_eq!(next().await?.0, "a PORT_STATE_BOUND");
     let forget =
         v1::ReleasePortRequest { key: Some(key("b")), forget: true, ..v1::ReleasePortRequest::default() };
-    lab.ports().release_port(forget).await?;
+    lab.ports().release_port(forget.clone()).await?;
+    assert_eq!(next().await?.0, "b PORT_STATE_QUARANTINED");
+    lab.ports().release_port(v1::ReleasePortRequest { skip_quarantine: true, ..forget }).await?;
     assert_eq!(next().await?.0, "-b");
     let mut resumed = lab.ports().watch_ports(watch(revision)).await?.into_inner();
     let mut seen = Vec::new();

@@ -119,6 +119,12 @@ impl<'a> Fields<'a> {
         number.and_then(|n| i64::try_from(n).ok()).unwrap_or_default()
     }
 
+    /// A number whose absence means something else than 0.
+    pub(crate) fn some_int64(&mut self, name: &'static str) -> Option<i64> {
+        let number = self.integer(name, i128::from(i64::MIN), i128::from(i64::MAX));
+        number.and_then(|n| i64::try_from(n).ok())
+    }
+
     pub(crate) fn flag(&mut self, name: &'static str) -> bool {
         let Some(node) = self.take(name) else { return false };
         match self.scalar(name, node) {

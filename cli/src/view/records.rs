@@ -54,6 +54,8 @@ pub(crate) struct NetworkView {
     import_targets: Vec<String>,
     #[serde(skip_serializing_if = "is_default")]
     sticky_seconds: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quarantine_seconds: Option<i64>,
     #[serde(skip_serializing_if = "is_default")]
     labels: Labels,
     #[serde(skip_serializing_if = "is_default")]
@@ -167,6 +169,7 @@ impl RecordView {
                 export_targets: r.export_targets,
                 import_targets: r.import_targets,
                 sticky_seconds: r.sticky_seconds,
+                quarantine_seconds: r.quarantine_seconds,
                 labels: r.labels,
                 irb: word(words::IRBS, r.irb),
                 gateway_mac: r.gateway_mac,

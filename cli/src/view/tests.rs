@@ -50,6 +50,7 @@ fn record() -> impl Strategy<Value = v1::Resource> {
                 export_targets: targets,
                 import_targets: vec![],
                 sticky_seconds,
+                quarantine_seconds: (vni % 2 == 0).then_some(sticky_seconds),
                 labels,
                 irb: i32::try_from(vni % 4).unwrap(),
                 gateway_mac: String::new(),

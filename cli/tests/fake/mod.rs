@@ -391,7 +391,7 @@ impl v1::port_service_server::PortService for Fake {
         if forget {
             state.ports.remove(&id(key.as_ref()));
         }
-        Ok(Response::new(v1::ReleasePortResponse { revision: state.revision }))
+        Ok(Response::new(v1::ReleasePortResponse { revision: state.revision, ..Default::default() }))
     }
 
     async fn get_port(

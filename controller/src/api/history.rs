@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::port_message::key_message;
 use super::status::Refusal;
+use super::timeline::timeline;
 use super::{App, events, parse};
 use crate::history::{Event, EventKind, Holder, Told};
 use crate::ports::now_ms;
@@ -73,6 +74,18 @@ impl HistoryService for Service {
         };
         self.0.unary("HistoryService/GetAddressHolder", &metadata, work).await
     }
+
+    async fn get_port_timeline(
+        &self,
+        request: Request<v1::GetPortTimelineRequest>,
+    ) -> Result<Response<v1::GetPortTimelineResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let work = async {
+            let key = parse::port_key("key", request.key)?;
+            timeline(&self.0, &key, request.limit).await
+        };
+        self.0.unary("HistoryService/GetPortTimeline", &metadata, work).await
+    }
 }
 
 /// A VRF and an address.
@@ -96,6 +109,7 @@ pub(super) fn time(field: &str, ms: i64) -> Result<i64, Refusal> {
 fn holder_message(holder: Holder) -> v1::GetAddressHolderResponse {
     let state = match (holder.state, &holder.node) {
         (Some(EventKind::Released), _) => v1::PortState::Released,
+        (Some(EventKind::Quarantined), _) => v1::PortState::Quarantined,
         (_, Some(_)) => v1::PortState::Bound,
         (_, None) => v1::PortState::Reserved,
     };

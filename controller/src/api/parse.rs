@@ -173,6 +173,8 @@ pub(super) struct Filter {
     pub(super) node: Option<Name>,
     pub(super) address: Option<IpAddr>,
     pub(super) labels: BTreeMap<String, String>,
+    /// Not asked by `matches`: only a message has a state.
+    pub(super) states: Vec<v1::PortState>,
 }
 
 /// A filter; absent: all.
@@ -188,6 +190,13 @@ pub(super) fn filter(filter: Option<v1::PortFilter>) -> Result<Filter, Refusal> 
             Refusal::field("filter.address", format!("'{}' is not an IP address", short(address)))
         })?),
     };
+    let mut states = Vec::with_capacity(filter.states.len());
+    for (i, number) in filter.states.iter().enumerate() {
+        match v1::PortState::try_from(*number) {
+            Ok(state) if state != v1::PortState::Unspecified => states.push(state),
+            _ => return Err(Refusal::field(format!("filter.states[{i}]"), format!("{number} is not known"))),
+        }
+    }
     Ok(Filter {
         vrf: name("vrf", &filter.vrf)?,
         network: name("network", &filter.network)?,
@@ -195,6 +204,7 @@ pub(super) fn filter(filter: Option<v1::PortFilter>) -> Result<Filter, Refusal> 
         node: name("node", &filter.node)?,
         address,
         labels: filter.labels,
+        states,
     })
 }
 

@@ -12,6 +12,7 @@ use super::parse::{self, Filter};
 use super::port_message::{from_snapshot, message};
 use super::status::Refusal;
 use super::{App, watch};
+use crate::ports::plan::quarantine_ends_ms;
 use crate::ports::{CreatePort, Ports, Stored};
 use crate::snapshot::Snapshot;
 
@@ -86,10 +87,22 @@ impl PortService for Service {
         let ports = self.0.ports.on_behalf(by);
         let work = async {
             let key = parse::port_key("key", request.key)?;
-            let revision = ports.release(key.clone(), request.forget).await?;
+            if request.skip_quarantine && !request.forget {
+                return Err(Refusal::field("skip_quarantine", "makes no sense without forget"));
+            }
+            let (left, revision) = match request.skip_quarantine {
+                true => (None, ports.free(key.clone(), "forgotten without quarantine").await?),
+                false => ports.release_port(key.clone(), request.forget).await?,
+            };
             self.0.wrote(revision);
+            let snapshot = self.0.state.snapshot();
+            let network = snapshot.networks.get(&key.network).map(|record| &record.value);
+            let until = left.and_then(|stored| quarantine_ends_ms(&stored.port, network));
             tracing::info!(port = %key, forget = request.forget, rev = revision.0, "port released");
-            Ok(v1::ReleasePortResponse { revision: revision.0 })
+            Ok(v1::ReleasePortResponse {
+                revision: revision.0,
+                quarantined_until_ms: until.unwrap_or_default(),
+            })
         };
         self.0.unary("PortService/ReleasePort", &metadata, work).await
     }
@@ -150,6 +163,9 @@ impl PortService for Service {
     ) -> Result<Response<Self::WatchPortsStream>, Status> {
         let v1::WatchPortsRequest { filter, from_revision } = request.into_inner();
         let filter = parse::filter(filter)?;
+        if !filter.states.is_empty() {
+            return Err(Refusal::field("filter.states", "is for lists only").into());
+        }
         let receiver = watch::start(self.0.clone(), filter, from_revision).await?;
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
@@ -233,11 +249,15 @@ impl Service {
             if !filter.matches(&snapshot, &record.value) {
                 continue;
             }
+            let Some(port) = from_snapshot(&self.0, &snapshot, &key) else { continue };
+            if !filter.states.is_empty() && !filter.states.contains(&port.state()) {
+                continue;
+            }
             if ports.len() == size {
                 next_page_token = last.map(|key: PortKey| key.to_string()).unwrap_or_default();
                 break;
             }
-            ports.extend(from_snapshot(&self.0, &snapshot, &key));
+            ports.push(port);
             last = Some(key);
         }
         Ok(v1::ListPortsResponse { ports, next_page_token, revision: snapshot.revision.0 })

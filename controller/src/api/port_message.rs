@@ -7,6 +7,7 @@ use super::parse::Filter;
 use crate::agents::PortProgress;
 use crate::intent::message::words;
 use crate::model::{Attachment, Binding, Port};
+use crate::ports::plan::quarantine_ends_ms;
 use crate::snapshot::Snapshot;
 
 /// A key as a message.
@@ -56,6 +57,7 @@ pub(super) fn message(
 
 fn state(app: &App, port: &Port, binding: Option<(&Binding, Revision)>) -> (v1::PortState, String) {
     let state = match binding {
+        _ if port.quarantined_ms.is_some() => v1::PortState::Quarantined,
         _ if port.released_ms.is_some() => v1::PortState::Released,
         None => v1::PortState::Reserved,
         Some((binding, at)) => match app.agents.port_progress(binding, at) {
@@ -84,6 +86,10 @@ fn binding_message(binding: &Binding) -> v1::Binding {
 }
 
 fn expires(snapshot: &Snapshot, port: &Port) -> i64 {
+    let network = snapshot.networks.get(&port.key.network).map(|network| &network.value);
+    if let Some(end) = quarantine_ends_ms(port, network) {
+        return end;
+    }
     let Some(released) = port.released_ms else { return 0 };
     let sticky = snapshot.networks.get(&port.key.network).map_or(0, |network| network.value.sticky_seconds);
     match sticky {

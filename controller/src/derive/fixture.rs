@@ -84,6 +84,7 @@ impl World {
             export_targets: Vec::new(),
             import_targets: Vec::new(),
             sticky_seconds: 0,
+            quarantine_seconds: None,
             labels: BTreeMap::new(),
             rd_number: (n & 0xffff) as u16,
             irb: None,
@@ -130,6 +131,7 @@ impl World {
             created_ms: 0,
             changed_ms: 0,
             released_ms: None,
+            quarantined_ms: None,
             rate: RateLimit::default(),
             guard: None,
         };

@@ -79,6 +79,9 @@ fn kind(
     match (before, after) {
         (_, None) => EventKind::Freed,
         (None, Some(_)) => EventKind::Created,
+        (Some(before), Some(after)) if before.quarantined_ms.is_none() && after.quarantined_ms.is_some() => {
+            EventKind::Quarantined
+        }
         (Some(before), Some(after)) if released(before) && !released(after) => EventKind::TakenBack,
         (Some(before), Some(after)) if !released(before) && released(after) => EventKind::Released,
         _ => match (was, is) {

@@ -10,7 +10,7 @@ use super::*;
 use crate::intent::Intent;
 use crate::keys;
 use crate::model::RateLimit;
-use crate::ports::{CreatePort, Place, Ports, now_ms};
+use crate::ports::{CreatePort, Place, PortError, Ports, now_ms};
 use crate::state::State;
 use crate::store::{FileStore, Store};
 
@@ -34,7 +34,7 @@ struct Rig {
 }
 
 impl Rig {
-    async fn new() -> Rig {
+    async fn new(quarantine: bool) -> Rig {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> = Arc::new(FileStore::open(dir.path().join("s")).await.unwrap());
         let cancel = CancellationToken::new();
@@ -48,7 +48,12 @@ impl Rig {
             ..Default::default()
         };
         let records = [
-            spec(Spec::Network(v1::Network { name: "web".into(), vni: 100, ..Default::default() })),
+            spec(Spec::Network(v1::Network {
+                name: "web".into(),
+                vni: 100,
+                quarantine_seconds: (!quarantine).then_some(0),
+                ..Default::default()
+            })),
             spec(Spec::Subnet(v1::Subnet {
                 network: "web".into(),
                 prefix: "10.0.0.0/28".into(),
@@ -138,8 +143,8 @@ async fn log(history: &History) -> Vec<Told> {
     all
 }
 
-async fn play(ops: Vec<Op>) {
-    let rig = Rig::new().await;
+async fn play(ops: Vec<Op>, quarantine: bool) {
+    let rig = Rig::new(quarantine).await;
     let vrf = Name::default_vrf();
     let mut seen = Vec::new();
     for op in ops {
@@ -195,15 +200,15 @@ async fn play(ops: Vec<Op>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn history_is_as_one_who_was_there_says(ops in prop::collection::vec(op(), 1..40)) {
+    fn history_is_as_one_who_was_there_says(ops in prop::collection::vec(op(), 1..40), quarantine: bool) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(play(ops));
+        runtime.block_on(play(ops, quarantine));
     }
 }
 
 #[tokio::test]
 async fn events_say_who_asked_and_where_from() {
-    let rig = Rig::new().await;
+    let rig = Rig::new(true).await;
     let by = By { actor: "cni@n1".into(), peer: "192.0.2.1".into(), reason: "pod started".into() };
     let ports = rig.ports.on_behalf(by.clone());
     let place = Place::container("n1".parse().unwrap(), "/run/netns/a", "eth0");
@@ -232,4 +237,44 @@ fn events_of_later_versions_are_read() {
     let event: Event =
         serde_json::from_str(r#"{"kind":"beamed-up","port":"default/web/a","colour":"red"}"#).unwrap();
     assert_eq!((event.kind, event.port), (EventKind::Unknown, Some("web/a".parse().unwrap())));
+}
+
+/// Three addresses, all quarantined one after the other; then four ask at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_pool_gives_the_oldest_quarantined_address_first() {
+    let rig = Rig::new(true).await;
+    let ports = rig.ports.on_behalf(By { actor: "x".into(), ..By::default() });
+    let names: Vec<u8> = (0..14).collect();
+    let made = ports.create(names.iter().map(|n| CreatePort::new(key(*n))).collect()).await;
+    let addresses: Vec<IpAddr> = made.into_iter().map(|stored| stored.unwrap().port.addresses[0]).collect();
+    for port in [5, 2, 9] {
+        rig.run(Op::Release(port, true)).await;
+    }
+    let first = ports.create(vec![CreatePort::new(key(100))]).await.remove(0).unwrap();
+    assert_eq!(first.port.addresses, [addresses[5]], "the oldest");
+    let both = ports
+        .create(vec![CreatePort::new(key(101)), CreatePort::new(key(102)), CreatePort::new(key(103))])
+        .await;
+    let mut given: Vec<IpAddr> =
+        both.iter().flatten().flat_map(|stored| stored.port.addresses.clone()).collect();
+    given.sort_unstable();
+    assert_eq!(given, [addresses[2], addresses[9]]);
+    let refused =
+        both.iter().filter(|answer| matches!(answer, Err(PortError::Exhausted { size: 14, .. }))).count();
+    assert_eq!(refused, 1, "{both:?}");
+    let freed: Vec<Event> = log(&rig.history).await.into_iter().map(|told| told.event).collect();
+    let freed: Vec<&Event> = freed.iter().filter(|event| event.kind == EventKind::Freed).collect();
+    assert_eq!(freed.len(), 3);
+    assert!(
+        freed[0].cause.starts_with("the pool ran dry, for port default/web/p100: 29"),
+        "{}",
+        freed[0].cause
+    );
+    // Who had it is known, and that it is somebody else's now.
+    let snapshot = rig.state.wait_for(first.revision).await.unwrap();
+    let (told, _) =
+        rig.history.of_address(&snapshot, &Name::default_vrf(), addresses[5], 0, 10).await.unwrap();
+    let kinds: Vec<EventKind> = told.iter().map(|told| told.event.kind).collect();
+    use EventKind::{Created, Freed, Quarantined};
+    assert_eq!(kinds, [Created, Freed, Quarantined, Created]);
 }

@@ -74,6 +74,7 @@ fn fields(record: &Declared) -> Vec<(&'static str, String)> {
             ("export_targets", list(&network.export_targets)),
             ("import_targets", list(&network.import_targets)),
             ("sticky_seconds", number(network.sticky_seconds)),
+            ("quarantine_seconds", network.quarantine_seconds().to_string()),
             ("labels", labels(&network.labels)),
             ("irb", word(network.irb().as_str_name(), "IRB_")),
             ("gateway_mac", network.gateway_mac.clone()),

@@ -209,6 +209,7 @@ fn write_network(network: &Network) -> v1::Network {
         export_targets: texts(&network.export_targets),
         import_targets: texts(&network.import_targets),
         sticky_seconds: i64::try_from(network.sticky_seconds).unwrap_or(i64::MAX),
+        quarantine_seconds: Some(i64::try_from(network.quarantine_seconds()).unwrap_or(i64::MAX)),
         labels: network.labels.clone(),
         irb: words::irb(network.irb).into(),
         gateway_mac: network.gateway_mac.map_or_else(String::new, |mac| mac.to_string()),

@@ -311,7 +311,7 @@ async fn what_is_in_use_neither_changes_nor_goes() {
         assert_eq!(world.intent.delete(kind, name).await.unwrap_err().to_string(), want);
     }
     // Once it is gone everything goes, in order, and leaves nothing behind.
-    let gone = world.ports.release("web/a".parse().unwrap(), true).await.unwrap();
+    let gone = world.ports.free("web/a".parse().unwrap(), "test").await.unwrap();
     world.state.wait_for(gone).await.unwrap();
     for (kind, name) in [
         (v1::Kind::Node, "n1"),

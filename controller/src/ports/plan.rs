@@ -1,6 +1,7 @@
 //! From a request about a port to a transaction: pure functions of the store's content as far as it is known.
 
 mod create;
+mod end;
 mod fit;
 mod place;
 
@@ -16,6 +17,7 @@ use crate::model::{Binding, Port};
 use crate::store::{Compare, Write};
 
 pub use create::check_labels;
+pub use end::quarantine_ends_ms;
 pub use fit::{Unfit, unfit};
 pub use place::interface_name;
 
@@ -128,17 +130,21 @@ pub fn plan(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<
 fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Plan, Refusal> {
     match request {
         Request::Create(create) => create::plan(view, create, context),
+        Request::Free { key, quarantined, cause } => end::free(view, key, *quarantined, cause),
         Request::Bind(key, place) => place::bind(view, key, place, context.heard),
         Request::Update { key, rate, guard } => place::update(view, key, *rate, *guard),
         Request::Unbind(key) => place::unbind(view, key),
-        Request::Release { key, forget: false } => place::release(view, key, context.now_ms),
-        Request::Release { key, forget: true } => place::forget(view, key),
-        Request::Expire { key, now_ms } => place::expire(view, key, *now_ms),
+        Request::Release { key, forget: false } => end::release(view, key, context.now_ms),
+        Request::Release { key, forget: true } => end::forget(view, key, context.now_ms, "forgotten"),
+        Request::Expire { key, now_ms } => end::expire(view, key, *now_ms),
     }
 }
 
 /// When a released port's addresses go back to the pool, in Unix milliseconds; `None`: never, or it is not released.
 pub fn expires_ms(port: &Port, sticky_seconds: u64) -> Option<i64> {
+    if port.quarantined_ms.is_some() {
+        return None;
+    }
     let sticky_ms = i64::try_from(sticky_seconds.checked_mul(1000)?).ok().filter(|ms| *ms > 0)?;
     port.released_ms?.checked_add(sticky_ms)
 }

@@ -3,12 +3,13 @@
 
 mod batch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_proto::{PortKey, Revision};
-use tokio::sync::{mpsc, watch};
+use causeway_proto::{PortKey, PortName, Revision};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -20,6 +21,7 @@ use crate::derive::imports::Imports;
 use crate::keys::RecordKey;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::steps::Steps;
 use crate::store::{Store, StoreError, TxnOutcome};
 use batch::{Batch, Item};
 
@@ -50,6 +52,10 @@ pub(super) struct Task {
     next_flight: Flight,
     /// Where this controller looks for addresses when others compete.
     own_seed: u64,
+    /// Quarantined ports that are about to give up their addresses because a pool ran dry.
+    displacing: BTreeSet<PortKey>,
+    cut_short: Counter,
+    steps: Steps,
     contended_until: Option<Instant>,
 }
 
@@ -58,6 +64,8 @@ enum Done {
     Flight(Batch, Result<TxnOutcome, StoreError>),
     /// The snapshot has caught up as far as it will: plan again.
     Again(Vec<Job>),
+    /// A quarantine was ended for a request that found no free address, or was not.
+    Displaced(PortKey, Box<Job>, Option<Answer>),
     /// A refusal was found to rest on what the store holds.
     Refused(Box<Job>, PortError),
 }
@@ -68,6 +76,8 @@ impl Task {
         state: State,
         heard: watch::Receiver<Imports>,
         queue: mpsc::Receiver<Job>,
+        cut_short: Counter,
+        steps: Steps,
     ) -> Self {
         Task {
             store,
@@ -81,6 +91,9 @@ impl Task {
             flights: 0,
             next_flight: 0,
             own_seed: rand::random(),
+            displacing: BTreeSet::new(),
+            cut_short,
+            steps,
             contended_until: None,
         }
     }
@@ -190,6 +203,7 @@ impl Task {
                     Done::Again(vec![job.again()])
                 });
             }
+            _ if self.displaces(&refusal.error, snapshot) => self.displace(job, refusal.error, snapshot),
             (Some(belief), _) if job.tries < TRIES => {
                 let (store, state) = (self.store.clone(), self.state.clone());
                 let planned_at = snapshot.revision;
@@ -205,6 +219,64 @@ impl Task {
         }
     }
 
+    /// The port that has been quarantined for longest with an address that may be chosen from these pools.
+    fn oldest(&self, error: &PortError, snapshot: &Snapshot) -> Option<PortKey> {
+        let PortError::Exhausted { network, subnets, .. } = error else { return None };
+        let of_use = |key: &PortKey| {
+            let port = snapshot.ports.get(key)?;
+            let mut pools =
+                subnets.iter().filter_map(|prefix| snapshot.taken.get(&(network.vrf.clone(), *prefix)));
+            let has = |first: u128, last: u128, prefix: bool| {
+                let here = port.value.addresses.iter().filter(|a| a.is_ipv4() == prefix);
+                here.map(|a| alloc::number(*a)).any(|n| (first..=last).contains(&n))
+            };
+            let ipv4 = subnets.first().is_some_and(|prefix| prefix.is_ipv4());
+            pools
+                .any(|pool| pool.choosable().iter().any(|(first, last)| has(*first, *last, ipv4)))
+                .then_some(())
+        };
+        let first = PortKey { network: network.clone(), name: PortName::lowest() };
+        let quarantined = snapshot.quarantined.range((network.clone(), i64::MIN, first)..);
+        let mut keys = quarantined.take_while(|(of, ..)| of == network).map(|(_, _, key)| key);
+        keys.find(|key| !self.displacing.contains(*key) && of_use(key).is_some()).cloned()
+    }
+
+    fn displaces(&self, error: &PortError, snapshot: &Snapshot) -> bool {
+        self.oldest(error, snapshot).is_some()
+    }
+
+    /// Ends the oldest quarantine early, in a transaction of its own, and looks again.
+    fn displace(&mut self, job: Job, error: PortError, snapshot: &Snapshot) {
+        let Some(key) = self.oldest(&error, snapshot) else { return job.refuse(error, snapshot.revision) };
+        let network = snapshot.networks.get(&key.network).map(|record| &record.value);
+        let ends = snapshot.ports.get(&key).and_then(|port| plan::quarantine_ends_ms(&port.value, network));
+        let left = ends.map_or(0, |end| end.saturating_sub(now_ms()).max(0) / 1000);
+        let cause = format!(
+            "the pool ran dry, for port {}: {left} s before the end of its quarantine",
+            job.request.key()
+        );
+        let (answer, done) = oneshot::channel();
+        let request = Request::Free { key: key.clone(), quarantined: true, cause };
+        self.displacing.insert(key.clone());
+        self.backlog.push_front(Job { request, by: Arc::clone(&job.by), asked: job.asked, tries: 0, answer });
+        self.work.spawn(async move { Done::Displaced(key, Box::new(job), done.await.ok()) });
+    }
+
+    fn displaced(&mut self, key: &PortKey, job: Job, answer: Option<Answer>) {
+        self.displacing.remove(key);
+        match answer {
+            Some(Err(PortError::Store(error))) => job.reply(Err(PortError::Store(error))),
+            Some(Ok(_)) => {
+                self.cut_short.inc();
+                tracing::warn!(port = %key, "a quarantine ended early: the pool ran dry");
+                self.backlog.push_back(job);
+            }
+            // Taken back meanwhile, or lost races: there may be another.
+            Some(Err(_)) => self.backlog.push_back(job),
+            None => job.reply(Err(PortError::Stopping)),
+        }
+    }
+
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Flight(batch, outcome)) => {
@@ -212,6 +284,7 @@ impl Task {
                 self.land(batch, outcome);
             }
             Ok(Done::Again(jobs)) => self.backlog.extend(jobs),
+            Ok(Done::Displaced(key, job, answer)) => self.displaced(&key, *job, answer),
             Ok(Done::Refused(job, error)) => {
                 let at = self.state.snapshot().revision;
                 job.refuse(error, at);
@@ -230,6 +303,11 @@ impl Task {
             Ok(TxnOutcome::Committed(at)) => {
                 for Item { effect, job, .. } in batch.into_items() {
                     self.overlay.commit(&effect.key, at, &snapshot);
+                    let bound =
+                        effect.binding.as_ref().filter(|part| part.revision.is_none() && part.value.active);
+                    if let Some(bound) = bound {
+                        self.steps.committed(&effect.key, bound.value.generation, job.asked);
+                    }
                     self.unpark(&effect.key);
                     job.reply(Ok((effect.stored(at), at)));
                 }
@@ -283,6 +361,7 @@ impl Request {
             | Request::Update { key, .. }
             | Request::Unbind(key)
             | Request::Release { key, .. }
+            | Request::Free { key, .. }
             | Request::Expire { key, .. } => key,
         }
     }
@@ -303,7 +382,7 @@ impl Job {
     fn refuse(self, error: PortError, at: Revision) {
         let done = matches!(
             (&self.request, &error),
-            (Request::Release { .. } | Request::Expire { .. }, PortError::NoPort(_))
+            (Request::Release { .. } | Request::Expire { .. } | Request::Free { .. }, PortError::NoPort(_))
         );
         self.reply(if done { Ok((None, at)) } else { Err(error) });
     }

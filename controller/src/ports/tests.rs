@@ -134,6 +134,11 @@ fn request() -> impl Strategy<Value = Request> {
         2 => (name.clone(), 1..4u8).prop_map(|(name, node)| Request::Bind(key(&name), place(node))),
         1 => name.clone().prop_map(|name| Request::Unbind(key(&name))),
         2 => (name.clone(), any::<bool>()).prop_map(|(name, forget)| Request::Release { key: key(&name), forget }),
+        2 => (name.clone(), prop::bool::weighted(0.8)).prop_map(|(name, quarantined)| Request::Free {
+            key: key(&name),
+            quarantined,
+            cause: String::new(),
+        }),
         1 => (name, 0..200_000i64).prop_map(|(name, now_ms)| Request::Expire { key: key(&name), now_ms }),
     ]
 }
@@ -166,8 +171,14 @@ fn check_indexes(world: &World) {
 
 proptest! {
     #[test]
-    fn ports_are_as_a_naive_model_says(requests in prop::collection::vec(request(), 1..80)) {
+    fn ports_are_as_a_naive_model_says(requests in prop::collection::vec(request(), 1..80), quarantine: bool) {
         let mut world = World::with_network();
+        if !quarantine {
+            world.put(
+                "intent/network/default/web",
+                r#"{"key":"default/web","vni":100,"mtu":1450,"sticky_seconds":60,"quarantine_seconds":0,"rd_number":1}"#,
+            );
+        }
         let mut generations: BTreeMap<Mac, u64> = BTreeMap::new();
         for (step, request) in requests.into_iter().enumerate() {
             let now = step as i64 * 1_000;
@@ -198,14 +209,31 @@ proptest! {
                     let before = before.unwrap();
                     prop_assert!(before.released_ms.unwrap() + 60_000 <= *now_ms);
                     prop_assert_eq!(expires_ms(&before, 60), Some(before.released_ms.unwrap() + 60_000));
-                    prop_assert!(after.is_none());
+                    prop_assert_eq!(after.map(|port| port.quarantined_ms), quarantine.then_some(Some(*now_ms)));
                 }
                 (Request::Release { forget, .. }, Ok(_)) => match after {
-                    Some(after) => prop_assert!(!forget && after.released_ms.is_some()),
-                    None => prop_assert!(*forget),
+                    Some(after) => {
+                        prop_assert!(after.released_ms.is_some() && (quarantine || !forget));
+                        let since = before.and_then(|port| port.quarantined_ms);
+                        prop_assert_eq!(after.quarantined_ms, since.or(forget.then_some(now)));
+                    }
+                    None => prop_assert!(*forget && !quarantine),
                 },
+                (Request::Free { quarantined, .. }, Ok(_)) => {
+                    prop_assert!(after.is_none());
+                    prop_assert!(!quarantined || before.unwrap().quarantined_ms.is_some());
+                }
                 _ => prop_assert_eq!(&before, &after, "binding changes no port"),
             }
+            // Whoever is quarantined is released, lives nowhere and is found in the order of time.
+            for port in world.snapshot.ports.values().map(|r| &r.value).filter(|p| p.quarantined_ms.is_some()) {
+                prop_assert!(port.released_ms.is_some());
+                let since = port.quarantined_ms.unwrap();
+                let entry = (port.key.network.clone(), since, port.key.clone());
+                prop_assert!(world.snapshot.quarantined.contains(&entry));
+            }
+            let quarantined = world.snapshot.ports.values().filter(|r| r.value.quarantined_ms.is_some()).count();
+            prop_assert_eq!(world.snapshot.quarantined.len(), quarantined);
             // A binding's generation grows whenever the MAC is bound anew, over ports that come and go.
             for binding in world.snapshot.bindings.values().map(|r| &r.value).filter(|b| b.active) {
                 let port = &world.snapshot.ports.get(&binding.port).expect("binding without port").value;
@@ -291,6 +319,58 @@ fn what_is_taken_is_refused_with_its_owner() {
     world.create("c").unwrap();
     let error = world.run(&Request::Bind(key("c"), place(7)), 1).unwrap_err();
     assert!(matches!(error, PortError::NoNode(_)), "{error:?}");
+}
+
+#[test]
+fn a_quarantined_address_is_its_former_owners_alone() {
+    let mut world = World::with_network();
+    let asked = CreatePort {
+        labels: BTreeMap::from([("a".into(), "b".into())]),
+        bind: Some(place(1)),
+        ..create("a")
+    };
+    let first = world.run(&Request::Create(asked), 1_000).unwrap().unwrap();
+    let forget = |name: &str| Request::Release { key: key(name), forget: true };
+    let gone = world.run(&forget("a"), 5_000).unwrap().unwrap();
+    assert_eq!((gone.port.released_ms, gone.port.quarantined_ms), (Some(5_000), Some(5_000)));
+    assert!(!gone.binding.unwrap().active);
+    // Forgotten again it does not last longer.
+    assert_eq!(world.run(&forget("a"), 90_000).unwrap().unwrap().port.quarantined_ms, Some(5_000));
+    // Another one is told who had it, how long it takes and what to do; so with the MAC.
+    let same_address = CreatePort { addresses: first.port.addresses.clone(), ..create("b") };
+    let error = world.run(&Request::Create(same_address), 65_500).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "address 10.0.0.2 is taken by port default/web/a, which gave it up and has it in quarantine for another 240 s"
+    );
+    assert!(error.hint().contains("causeway port release --forget --no-quarantine default/web/a"));
+    let same_mac = CreatePort { mac: Some(first.port.mac), ..create("b") };
+    let error = world.run(&Request::Create(same_mac), 65_500).unwrap_err();
+    assert!(error.to_string().contains("in quarantine for another 240 s"), "{error}");
+    // A clock that is behind asks for longer, never for less; one that is ahead says zero and gives nothing either.
+    let wanted = CreatePort { addresses: first.port.addresses.clone(), ..create("b") };
+    for now_ms in [-1, 0, i64::MAX] {
+        assert!(world.run(&Request::Create(wanted.clone()), now_ms).is_err(), "{now_ms}");
+    }
+    // Nobody is given it by chance.
+    assert_eq!(world.create("b").unwrap().port.addresses, [ip(3)]);
+    // The same name with another address is refused as long as it lasts.
+    let other = CreatePort { addresses: vec![ip(9)], ..create("a") };
+    let error = world.run(&Request::Create(other), 65_500).unwrap_err();
+    assert!(error.hint().contains("is in quarantine with 10.0.0.2"), "{}", error.hint());
+    // The same name gets it back at once, and its generation goes on.
+    let back = CreatePort { bind: Some(place(2)), ..create("a") };
+    let back = world.run(&Request::Create(back), 66_000).unwrap().unwrap();
+    assert_eq!((&back.port.addresses, back.port.mac), (&first.port.addresses, first.port.mac));
+    assert_eq!((back.port.released_ms, back.port.quarantined_ms, back.created), (None, None, true));
+    assert_eq!(back.binding.unwrap().generation, first.binding.unwrap().generation + 1);
+    // In use it is not freed as one whose quarantine is over.
+    let over = Request::Free { key: key("a"), quarantined: true, cause: String::new() };
+    assert!(matches!(world.run(&over, 400_000), Err(PortError::Precondition { .. })));
+    world.run(&forget("a"), 70_000).unwrap();
+    world.run(&over, 400_000).unwrap();
+    assert_eq!(world.snapshot.quarantined.len(), 0);
+    assert_eq!(world.create("c").unwrap().port.addresses, [ip(2)]);
 }
 
 #[test]

@@ -213,6 +213,9 @@ impl Snapshot {
             self.by_address.insert((key.network.vrf.clone(), *address), port.clone());
         }
         self.by_mac.insert((key.network.clone(), port.value.mac), port.clone());
+        if let Some(since_ms) = port.value.quarantined_ms {
+            self.quarantined.insert((key.network.clone(), since_ms, key.clone()));
+        }
         self.ports.insert(key, port);
     }
 
@@ -244,6 +247,9 @@ impl Snapshot {
     }
 
     fn unindex_port(&mut self, old: &Port) {
+        if let Some(since_ms) = old.quarantined_ms {
+            self.quarantined.remove(&(old.key.network.clone(), since_ms, old.key.clone()));
+        }
         let vrf = &old.key.network.vrf;
         for address in &old.addresses {
             let key = (vrf.clone(), *address);

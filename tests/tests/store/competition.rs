@@ -280,7 +280,13 @@ async fn released_ports_go_when_their_time_is_over(rig: Rig) -> Result<()> {
     let stores = rig.open_many(2).await?;
     let all = controllers(&stores).await?;
     declare(&stores[0], &all[0], &["10.9.0.0/28"]).await?;
-    let network = v1::Network { name: "web".into(), vni: 100, sticky_seconds: 60, ..Default::default() };
+    let network = v1::Network {
+        name: "web".into(),
+        vni: 100,
+        sticky_seconds: 60,
+        quarantine_seconds: Some(0),
+        ..Default::default()
+    };
     let spec = v1::Resource { spec: Some(v1::resource::Spec::Network(network)) };
     Intent::new(stores[0].clone(), all[0].state.clone(), 65_000).apply(&[spec], false).await?;
     let create = |name: &str| -> Result<CreatePort> {

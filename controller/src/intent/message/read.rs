@@ -13,7 +13,7 @@ use causeway_proto::{AddressRange, Mac, Name, NetworkKey, Prefix, VlanId, Vni, v
 
 use super::{Declared, Violation, short, words};
 use crate::alloc;
-use crate::model::{Network, Peer, Subnet, Vrf, VrfRoute};
+use crate::model::{Network, Peer, QUARANTINE_SECONDS, Subnet, Vrf, VrfRoute};
 use crate::ports::plan::check_labels;
 
 /// MTU of a network in bytes when none is given: a 1500-byte underlay less VXLAN's 50.
@@ -211,6 +211,9 @@ fn read_mac(fields: &mut Fields, field: &str, text: &str) -> Option<Mac> {
     mac
 }
 
+/// Longest quarantine in seconds: a year.
+const LONGEST_QUARANTINE: u64 = 31_536_000;
+
 fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
     let vrf = fields.vrf(&network.vrf);
     let name = fields.required("name", &network.name);
@@ -222,6 +225,13 @@ fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
     let sticky_seconds = u64::try_from(network.sticky_seconds).unwrap_or_else(|_| {
         fields.add("sticky_seconds", format!("{} is negative", network.sticky_seconds));
         0
+    });
+    let quarantine_seconds = network.quarantine_seconds.and_then(|n| {
+        let seconds = u64::try_from(n).ok().filter(|seconds| *seconds <= LONGEST_QUARANTINE);
+        if seconds.is_none() {
+            fields.add("quarantine_seconds", format!("{n} is not between 0 and {LONGEST_QUARANTINE}"));
+        }
+        seconds
     });
     let labels = fields.labels(&network.labels);
     let irb = words::read_irb(network.irb).unwrap_or_else(|| {
@@ -248,6 +258,7 @@ fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
         export_targets,
         import_targets,
         sticky_seconds,
+        quarantine_seconds: quarantine_seconds.filter(|seconds| *seconds != QUARANTINE_SECONDS),
         labels,
         rd_number: 0,
         irb,

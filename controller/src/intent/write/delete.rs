@@ -7,6 +7,7 @@ use crate::history::{Event, EventKind};
 use crate::intent::Violation;
 use crate::intent::message::{self, Declared};
 use crate::keys;
+use crate::model::Port;
 use crate::snapshot::Snapshot;
 use crate::store::{Compare, Txn, TxnOutcome, Write};
 
@@ -78,7 +79,7 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
         Declared::Network(network) => {
             if let Some(port) = snapshot.ports_of(&network.key).next() {
                 let key = &port.value.key;
-                let hint = format!("release its ports first: causeway port release --forget {key}");
+                let hint = way_out(&port.value);
                 ("cannot be deleted while it has ports", format!("port {key}"), hint)
             } else if let Some(subnet) = snapshot.subnets_of(&network.key).next() {
                 let name = format!("{}/{}", network.key.vrf, subnet.value.prefix);
@@ -99,7 +100,7 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
                 None => return Ok(()),
                 Some(((_, address), port)) => {
                     let key = &port.value.key;
-                    let hint = format!("release the port first: causeway port release --forget {key}");
+                    let hint = way_out(&port.value);
                     (
                         "cannot be deleted while addresses of it are in use",
                         format!("port {key} ({address})"),
@@ -128,6 +129,17 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
     };
     let subject = check::owner_name(record);
     Err(IntentError::InUse { subject, reason: reason.to_owned(), owner, hint })
+}
+
+/// What to do about a port that is in the way.
+fn way_out(port: &Port) -> String {
+    let key = &port.key;
+    match port.quarantined_ms {
+        None => format!("release it first: causeway port release --forget {key}"),
+        Some(_) => format!(
+            "its quarantine ends by itself; or end it now: causeway port release --forget --no-quarantine {key}"
+        ),
+    }
 }
 
 /// A switch that lists a network.

@@ -5,9 +5,11 @@ use std::net::IpAddr;
 
 use causeway_proto::{Mac, Name, PortKey, Prefix, Revision};
 
-use super::{Context, Effect, Part, Plan, Planned, Refusal, as_seen, claim_path, network_record, place};
+use super::{
+    Context, Effect, Part, Plan, Planned, Refusal, as_seen, claim_path, network_record, place,
+    quarantine_ends_ms,
+};
 use crate::alloc;
-use crate::derive::imports::Imports;
 use crate::keys::{self, RecordKey};
 use crate::model::{Port, Subnet};
 use crate::ports::overlay::View;
@@ -26,7 +28,7 @@ const MAC_SKIPS: u32 = 1_000;
 pub(super) fn plan(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Plan, Refusal> {
     check(create)?;
     match view.port(&create.key) {
-        Some(old) => find(view, create, old, context.heard),
+        Some(old) => find(view, create, old, context),
         None => make(view, create, context),
     }
 }
@@ -78,7 +80,7 @@ fn find(
     view: &View<'_>,
     create: &CreatePort,
     old: (&Port, Revision),
-    heard: &Imports,
+    context: Context<'_>,
 ) -> Result<Plan, Refusal> {
     let (port, at) = old;
     let key = &create.key;
@@ -93,10 +95,11 @@ fn find(
         let labels = if create.labels.is_empty() { port.labels.clone() } else { create.labels.clone() };
         let rate = if create.rate.is_none() { port.rate } else { create.rate };
         let guard = create.guard.or(port.guard);
-        planned.put_port(Port { released_ms: None, labels, rate, guard, ..port.clone() })?;
+        let back = Port { released_ms: None, quarantined_ms: None, labels, rate, guard, ..port.clone() };
+        planned.put_port(back)?;
     }
     if let Some(place) = &create.bind {
-        place::add(view, &mut planned, port, place, at, heard)?;
+        place::add(view, &mut planned, port, place, at, context.heard)?;
     }
     Ok(done_or_write(planned))
 }
@@ -115,9 +118,11 @@ fn differs(create: &CreatePort, port: &Port) -> Result<(), PortError> {
             subject,
             owner: format!("port {}", port.key),
             hint: format!(
-                "it exists with {} and MAC {}; ask for these or for none, or give it up: causeway port release --forget {}",
+                "it {} with {} and MAC {}; ask for these or for none, or give it up: causeway port release --forget {}{}",
+                if port.quarantined_ms.is_some() { "is in quarantine" } else { "exists" },
                 list(&port.addresses),
                 port.mac,
+                if port.released_ms.is_some() { "--no-quarantine " } else { "" },
                 port.key
             ),
         })
@@ -150,14 +155,17 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
     let Some(seen) = view.snapshot.networks.get(&key.network) else {
         return Err(Refusal::missing(PortError::NoNetwork(key.network.clone()), &network));
     };
-    let mut chosen =
-        if create.addresses.is_empty() { any(view, create, context.seed)? } else { given(view, create)? };
+    let mut chosen = if create.addresses.is_empty() {
+        any(view, create, context.seed)?
+    } else {
+        given(view, create, context.now_ms)?
+    };
     chosen.sort_by_key(|(address, _)| !address.is_ipv4());
     let (mac, mac_collisions) = match create.mac {
         Some(mac) => (mac, 0),
         None => derived(view, key, chosen.first().map(|(address, _)| *address))?,
     };
-    free_mac(view, key, mac)?;
+    free_mac(view, key, mac, context.now_ms)?;
     let mut planned = Planned::new(key);
     planned.effect.created = true;
     planned.shared.push(as_seen(&network, Some(seen.revision)));
@@ -181,6 +189,7 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
         created_ms: context.now_ms,
         changed_ms: 0,
         released_ms: None,
+        quarantined_ms: None,
         rate: create.rate,
         guard: create.guard,
     };
@@ -192,7 +201,7 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
 }
 
 /// The addresses asked for, each with its subnet.
-fn given(view: &View<'_>, create: &CreatePort) -> Result<Vec<(IpAddr, Prefix)>, Refusal> {
+fn given(view: &View<'_>, create: &CreatePort, now_ms: i64) -> Result<Vec<(IpAddr, Prefix)>, Refusal> {
     let network = &create.key.network;
     let mut chosen = Vec::with_capacity(create.addresses.len());
     for (i, &address) in create.addresses.iter().enumerate() {
@@ -217,8 +226,7 @@ fn given(view: &View<'_>, create: &CreatePort) -> Result<Vec<(IpAddr, Prefix)>, 
         }
         if let Some((owner, at)) = view.address_owner(&network.vrf, address) {
             let hint = format!("ask for another address, or see who has it: causeway describe port {owner}");
-            let (subject, name) = (format!("address {address}"), format!("port {owner}"));
-            let error = PortError::Taken { subject, owner: name, hint };
+            let error = taken(view, format!("address {address}"), owner, hint, now_ms);
             return Err(Refusal::seen(error, &RecordKey::Port(owner.clone()), at));
         }
         chosen.push((address, subnet.prefix));
@@ -319,13 +327,30 @@ fn derived(view: &View<'_>, key: &PortKey, first: Option<IpAddr>) -> Result<(Mac
     Ok(alloc::derive_mac(address, taken).unwrap_or((Mac::from_ip(address, 0), 0)))
 }
 
-fn free_mac(view: &View<'_>, key: &PortKey, mac: Mac) -> Result<(), Refusal> {
+/// Somebody has it, or had it until a moment ago.
+fn taken(view: &View<'_>, subject: String, owner: &PortKey, hint: String, now_ms: i64) -> PortError {
+    let network = view.snapshot.networks.get(&owner.network).map(|record| &record.value);
+    match view.port(owner).and_then(|(port, _)| quarantine_ends_ms(port, network)) {
+        None => PortError::Taken { subject, owner: format!("port {owner}"), hint },
+        Some(end) => {
+            let seconds = end.saturating_sub(now_ms).max(0).saturating_add(999) / 1000;
+            PortError::Taken {
+                subject,
+                owner: format!(
+                    "port {owner}, which gave it up and has it in quarantine for another {seconds} s"
+                ),
+                hint: format!(
+                    "wait so long or ask for another one; if certainly nobody uses it any more: causeway port release --forget --no-quarantine {owner}"
+                ),
+            }
+        }
+    }
+}
+
+fn free_mac(view: &View<'_>, key: &PortKey, mac: Mac, now_ms: i64) -> Result<(), Refusal> {
     let Some((owner, at)) = view.mac_owner(&key.network, mac) else { return Ok(()) };
-    let error = PortError::Taken {
-        subject: format!("MAC {mac} in network {}", key.network),
-        owner: format!("port {owner}"),
-        hint: "ask for another MAC".to_owned(),
-    };
+    let subject = format!("MAC {mac} in network {}", key.network);
+    let error = taken(view, subject, owner, "ask for another MAC".to_owned(), now_ms);
     Err(Refusal::seen(error, &RecordKey::Port(owner.clone()), at))
 }
 

@@ -1,15 +1,14 @@
-//! Where a port lives, and its end.
+//! Where a port lives.
 
 use causeway_proto::{PortKey, Revision};
 
 use super::create::{done_or_write, port_as_seen, unchanged};
-use super::{Part, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, fit, network_record};
+use super::{Part, Plan, Planned, Refusal, as_seen, end, fit, network_record};
 use crate::derive::imports::Imports;
-use crate::keys::{self, RecordKey};
+use crate::keys::RecordKey;
 use crate::model::{Attachment, Binding, Guard, Node, NodeMode, Port, RateLimit, WorkloadKind};
 use crate::ports::overlay::View;
 use crate::ports::{Place, PortError};
-use crate::store::Write;
 
 /// Longest interface name: the kernel's IFNAMSIZ less the final zero.
 const LONGEST_INTERFACE: usize = 15;
@@ -60,7 +59,7 @@ pub fn interface_name(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn existing<'v>(view: &'v View<'_>, key: &PortKey) -> Result<(&'v Port, Revision), Refusal> {
+pub(super) fn existing<'v>(view: &'v View<'_>, key: &PortKey) -> Result<(&'v Port, Revision), Refusal> {
     let missing = || Refusal::missing(PortError::NoPort(key.clone()), &RecordKey::Port(key.clone()));
     view.port(key).ok_or_else(missing)
 }
@@ -283,78 +282,6 @@ pub(super) fn unbind(view: &View<'_>, key: &PortKey) -> Result<Plan, Refusal> {
     let (port, at) = existing(view, key)?;
     let mut planned = Planned::new(key);
     planned.effect.port = Some(Part { value: port.clone(), revision: Some(at) });
-    end_binding(view, &mut planned, key)?;
+    end::end_binding(view, &mut planned, key)?;
     Ok(done_or_write(planned))
-}
-
-/// The binding record stays, for its generation.
-fn end_binding(view: &View<'_>, planned: &mut Planned, key: &PortKey) -> Result<(), PortError> {
-    planned.effect.binding = view.binding_part(key);
-    if let Some((binding, seen)) = view.binding(key).filter(|(binding, _)| binding.active) {
-        planned.compares.push(as_seen(&RecordKey::Binding(key.clone()), Some(seen)));
-        planned.put_binding(Binding { active: false, ..binding.clone() })?;
-    }
-    Ok(())
-}
-
-pub(super) fn release(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan, Refusal> {
-    let (port, at) = existing(view, key)?;
-    if port.released_ms.is_some() {
-        return Ok(unchanged(view, key, port, at));
-    }
-    let mut planned = Planned::new(key);
-    planned.compares.push(port_as_seen(key, at));
-    planned.put_port(Port { released_ms: Some(now_ms), ..port.clone() })?;
-    if view.binding(key).is_none_or(|(binding, _)| !binding.active) {
-        // Nobody may bind it meanwhile.
-        planned
-            .compares
-            .push(as_seen(&RecordKey::Binding(key.clone()), view.binding(key).map(|(_, seen)| seen)));
-    }
-    end_binding(view, &mut planned, key)?;
-    Ok(Plan::Write(Box::new(planned)))
-}
-
-/// Forgets a released port whose time is over.
-pub(super) fn expire(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan, Refusal> {
-    let (port, at) = existing(view, key)?;
-    let sticky = view.snapshot.networks.get(&key.network).map_or(0, |network| network.value.sticky_seconds);
-    if expires_ms(port, sticky).is_none_or(|end| end > now_ms) {
-        let error = PortError::Precondition {
-            subject: format!("port {key}"),
-            reason: "is in use, or its addresses are still reserved for it".to_owned(),
-            owner: String::new(),
-            hint: String::new(),
-        };
-        return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
-    }
-    forget(view, key)
-}
-
-pub(super) fn forget(view: &View<'_>, key: &PortKey) -> Result<Plan, Refusal> {
-    let (port, at) = existing(view, key)?;
-    let vrf = &key.network.vrf;
-    let mut planned = Planned::new(key);
-    planned.compares.push(port_as_seen(key, at));
-    planned.writes.push(Write::Delete(RecordKey::Port(key.clone()).path()));
-    for &address in &port.addresses {
-        let Some(subnet) = view.snapshot.subnet_at(vrf, address) else {
-            let reason = format!("subnet of address {address} of port {key} is not known");
-            return Err(PortError::Internal(reason).into());
-        };
-        planned.writes.push(Write::Delete(claim_path(vrf, subnet.value.prefix, address)));
-    }
-    planned.writes.push(Write::Delete(keys::mac(&key.network, port.mac)));
-    let record = RecordKey::Binding(key.clone());
-    let old = view.binding(key);
-    planned.compares.push(as_seen(&record, old.map(|(_, seen)| seen)));
-    if let Some((binding, _)) = old {
-        planned.writes.push(Write::Delete(record.path()));
-        // The next port with this MAC goes on counting: the fabric may remember the last sequence number.
-        let known = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(1, |l| l.value);
-        if binding.generation > known {
-            planned.put(RecordKey::Ledger(key.network.clone(), port.mac).path(), &binding.generation)?;
-        }
-    }
-    Ok(Plan::Write(Box::new(planned)))
 }

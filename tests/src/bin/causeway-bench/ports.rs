@@ -74,6 +74,7 @@ impl Raw {
             created_ms: 1_790_000_000_000,
             changed_ms: 0,
             released_ms: None,
+            quarantined_ms: None,
             rate: Default::default(),
             guard: None,
         };

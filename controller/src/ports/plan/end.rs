@@ -1,0 +1,125 @@
+//! The end of a port: released, quarantined, gone. A quarantined port keeps its record and with it every claim, so that what
+//! makes addresses unique makes quarantine hold too, and whoever comes back finds what it had.
+
+use causeway_proto::PortKey;
+
+use super::create::{port_as_seen, unchanged};
+use super::place::existing;
+use super::{Plan, Planned, Refusal, as_seen, claim_path, expires_ms};
+use crate::keys::{self, RecordKey};
+use crate::model::{Binding, Network, Port};
+use crate::ports::PortError;
+use crate::ports::overlay::View;
+use crate::store::Write;
+
+/// When the quarantine of a port ends, in Unix milliseconds by the clock of whoever began it; `None`: it is not quarantined.
+pub fn quarantine_ends_ms(port: &Port, network: Option<&Network>) -> Option<i64> {
+    let seconds = network.map_or(0, Network::quarantine_seconds);
+    let ms = i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX);
+    Some(port.quarantined_ms?.saturating_add(ms))
+}
+
+/// The binding record stays, for its generation.
+pub(super) fn end_binding(view: &View<'_>, planned: &mut Planned, key: &PortKey) -> Result<(), PortError> {
+    planned.effect.binding = view.binding_part(key);
+    if let Some((binding, seen)) = view.binding(key).filter(|(binding, _)| binding.active) {
+        planned.compares.push(as_seen(&RecordKey::Binding(key.clone()), Some(seen)));
+        planned.put_binding(Binding { active: false, ..binding.clone() })?;
+    }
+    Ok(())
+}
+
+pub(super) fn release(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    if port.released_ms.is_some() {
+        return Ok(unchanged(view, key, port, at));
+    }
+    let mut planned = Planned::new(key);
+    planned.compares.push(port_as_seen(key, at));
+    planned.put_port(Port { released_ms: Some(now_ms), ..port.clone() })?;
+    leave(view, &mut planned, key)?;
+    Ok(Plan::Write(Box::new(planned)))
+}
+
+/// Gives up the addresses of a released port whose time is over.
+pub(super) fn expire(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    let sticky = view.snapshot.networks.get(&key.network).map_or(0, |network| network.value.sticky_seconds);
+    if expires_ms(port, sticky).is_none_or(|end| end > now_ms) {
+        let error = PortError::Precondition {
+            subject: format!("port {key}"),
+            reason: "is in use, or its addresses are still reserved for it".to_owned(),
+            owner: String::new(),
+            hint: String::new(),
+        };
+        return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
+    }
+    forget(view, key, now_ms, "its reservation is over")
+}
+
+/// Gives up the addresses: they are quarantined, or free at once where the network has no quarantine.
+pub(super) fn forget(view: &View<'_>, key: &PortKey, now_ms: i64, cause: &str) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    if port.quarantined_ms.is_some() {
+        return Ok(unchanged(view, key, port, at));
+    }
+    let network = view.snapshot.networks.get(&key.network);
+    if network.is_none_or(|network| network.value.quarantine_seconds() == 0) {
+        return free(view, key, false, cause);
+    }
+    let mut planned = Planned::new(key);
+    cause.clone_into(&mut planned.cause);
+    planned.compares.push(port_as_seen(key, at));
+    let released_ms = Some(port.released_ms.unwrap_or(now_ms));
+    planned.put_port(Port { released_ms, quarantined_ms: Some(now_ms), ..port.clone() })?;
+    leave(view, &mut planned, key)?;
+    Ok(Plan::Write(Box::new(planned)))
+}
+
+/// Ends the binding of a port that is given up; nobody may bind it meanwhile.
+fn leave(view: &View<'_>, planned: &mut Planned, key: &PortKey) -> Result<(), PortError> {
+    let binding = view.binding(key);
+    if binding.is_none_or(|(binding, _)| !binding.active) {
+        planned.compares.push(as_seen(&RecordKey::Binding(key.clone()), binding.map(|(_, seen)| seen)));
+    }
+    end_binding(view, planned, key)
+}
+
+/// Removes the record and all its claims. With `quarantined` only if it is quarantined still.
+pub(super) fn free(view: &View<'_>, key: &PortKey, quarantined: bool, cause: &str) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    if quarantined && port.quarantined_ms.is_none() {
+        let error = PortError::Precondition {
+            subject: format!("port {key}"),
+            reason: "is not quarantined any more".to_owned(),
+            owner: String::new(),
+            hint: String::new(),
+        };
+        return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
+    }
+    let vrf = &key.network.vrf;
+    let mut planned = Planned::new(key);
+    cause.clone_into(&mut planned.cause);
+    planned.compares.push(port_as_seen(key, at));
+    planned.writes.push(Write::Delete(RecordKey::Port(key.clone()).path()));
+    for &address in &port.addresses {
+        let Some(subnet) = view.snapshot.subnet_at(vrf, address) else {
+            let reason = format!("subnet of address {address} of port {key} is not known");
+            return Err(PortError::Internal(reason).into());
+        };
+        planned.writes.push(Write::Delete(claim_path(vrf, subnet.value.prefix, address)));
+    }
+    planned.writes.push(Write::Delete(keys::mac(&key.network, port.mac)));
+    let record = RecordKey::Binding(key.clone());
+    let old = view.binding(key);
+    planned.compares.push(as_seen(&record, old.map(|(_, seen)| seen)));
+    if let Some((binding, _)) = old {
+        planned.writes.push(Write::Delete(record.path()));
+        // The next port with this MAC goes on counting: the fabric may remember the last sequence number.
+        let known = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(1, |l| l.value);
+        if binding.generation > known {
+            planned.put(RecordKey::Ledger(key.network.clone(), port.mac).path(), &binding.generation)?;
+        }
+    }
+    Ok(Plan::Write(Box::new(planned)))
+}
