@@ -66,12 +66,14 @@ pub(crate) fn start(at: &At, port: u32, mac: Mac, addresses: BTreeSet<IpAddr>) -
     Ok(())
 }
 
-/// Starts the burst from a link of the host: as `mac` or as the link itself, with a VLAN tag or without.
+/// Starts the burst from a link of the host: as `mac` or as the link itself, with a VLAN tag or without. It ends when
+/// the port `of` is down or gone: its addresses may be elsewhere by then, and nobody may claim them here.
 pub(crate) fn start_on_host(
     dev: &crate::dev::Dev,
     mac: Option<Mac>,
     vlan: Option<u16>,
     addresses: BTreeSet<IpAddr>,
+    of: Option<crate::dev::Dev>,
 ) -> Result<(), OpError> {
     let (socket, to) = open(dev.as_str()).map_err(OpError::Announce)?;
     let mac = match mac {
@@ -84,10 +86,14 @@ pub(crate) fn start_on_host(
     for frame in &frames {
         let _ = socket.send_to(frame, &to);
     }
+    let mut host = Connection::open()?;
     tokio::spawn(async move {
         let start = Instant::now();
         for wait in SCHEDULE {
             sleep_until(start + wait).await;
+            if of.as_ref().is_some_and(|port| !is_up(&mut host, port)) {
+                return;
+            }
             for frame in &frames {
                 if let Err(error) = socket.send_to(frame, &to) {
                     tracing::debug!(%error, "announcement not sent");
@@ -106,6 +112,13 @@ pub(crate) fn once(dev: &crate::dev::Dev, addresses: &BTreeSet<IpAddr>) {
         if let Err(error) = socket.send_to(&frame, &to) {
             tracing::debug!(%error, "announcement not sent");
         }
+    }
+}
+
+fn is_up(host: &mut Connection, dev: &crate::dev::Dev) -> bool {
+    match host.get(crate::netlink::message::get_link(Some(dev))) {
+        Ok(Some(RouteNetlinkMessage::NewLink(link))) => parse::link(&link).is_none_or(|l| l.link.up),
+        _ => false,
     }
 }
 

@@ -94,6 +94,25 @@ pub enum Attach {
     BareMetal,
 }
 
+/// Whether a port takes part in its network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// It does.
+    #[default]
+    Active,
+    /// It will: all is programmed, but its link is down.
+    Prepared,
+    /// It did, and may again: down, and nothing else taken away.
+    Held,
+}
+
+impl Stage {
+    /// True if its MAC and addresses are here.
+    pub fn is_active(self) -> bool {
+        self == Stage::Active
+    }
+}
+
 /// An address on an interface.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IfAddr {
@@ -141,6 +160,8 @@ pub struct Port {
     pub guarded: bool,
     /// How fast it may be.
     pub rate: Rate,
+    /// Whether it takes part.
+    pub stage: Stage,
 }
 
 /// How fast a port may be, in kbit/s; 0: as fast as it can.
@@ -279,6 +300,15 @@ impl Attach {
     /// True if there is an end in the workload's namespace.
     pub fn has_inside(self) -> bool {
         !matches!(self, Attach::Tap | Attach::BareMetal)
+    }
+}
+
+impl Port {
+    /// Alias of its host side as it shall be: names the generation that has been announced, of a port that does not
+    /// take part none, so that it is announced when it does.
+    pub(crate) fn alias(&self) -> String {
+        let announced = if self.stage.is_active() { self.generation } else { 0 };
+        crate::dev::port_alias(&self.id, announced)
     }
 }
 

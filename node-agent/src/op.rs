@@ -55,6 +55,8 @@ pub struct LinkChange {
     pub alias: Option<String>,
     /// Set up.
     pub up: bool,
+    /// Set down.
+    pub down: bool,
 }
 
 /// Flags of a bridge port to set.
@@ -113,6 +115,8 @@ pub enum Op {
     NeighDel { vni: Vni, ip: IpAddr },
     /// Change the workload's interface.
     PeerSet { at: At, mac: Option<Mac>, mtu: Option<u32>, up: bool },
+    /// Set the workload's interface down.
+    PeerDown { at: At },
     /// Set the namespace's loopback up.
     LoopbackUp { at: At },
     /// Do not listen to router advertisements inside.
@@ -138,6 +142,7 @@ impl Op {
     pub fn inside(&self) -> Option<&At> {
         match self {
             Op::PeerSet { at, .. }
+            | Op::PeerDown { at }
             | Op::LoopbackUp { at }
             | Op::PeerAcceptRaOff { at }
             | Op::AddrAdd { at, .. }
@@ -203,6 +208,7 @@ impl Op {
             Op::NeighSet { vni, ip, .. } | Op::NeighDel { vni, ip } => Key::Neigh(*vni, *ip),
             Op::PortAdd { at, .. }
             | Op::PeerSet { at, .. }
+            | Op::PeerDown { at }
             | Op::LoopbackUp { at }
             | Op::PeerAcceptRaOff { at }
             | Op::AddrAdd { at, .. }

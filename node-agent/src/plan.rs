@@ -44,6 +44,8 @@ pub enum Scope {
 /// Order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
+    /// What must not answer any more, before anything that takes time.
+    Silence,
     RemoveLinks,
     /// Before the ports that they guard.
     Guards,

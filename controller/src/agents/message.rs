@@ -110,6 +110,7 @@ fn ports(state: &NodeState) -> Vec<v1::NodePort> {
         rate: (!port.rate.is_none())
             .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
         guarded: port.guarded,
+        stage: v1::PortStage::Active.into(),
     };
     state.ports.iter().map(message).collect()
 }

@@ -315,7 +315,7 @@ impl Agent {
 pub(crate) fn programmed(name: &str, generation: u64) -> v1::PortStatus {
     let port =
         format!("default/{}", if name.contains('/') { name.to_owned() } else { format!("web/{name}") });
-    v1::PortStatus { port, generation, programmed: true, problem: String::new() }
+    v1::PortStatus { port, generation, programmed: true, ..v1::PortStatus::default() }
 }
 
 /// A switch: a BGP speaker that the controller connects to.

@@ -248,6 +248,9 @@ fn apply_inside(connection: &mut Connection, index: u32, at: &At, op: &Op) -> Re
             let change = LinkChange { mac: *mac, mtu: *mtu, up: *up, ..LinkChange::default() };
             message::set_link(index, &change, None)
         }
+        Op::PeerDown { .. } => {
+            message::set_link(index, &LinkChange { down: true, ..LinkChange::default() }, None)
+        }
         // Index 1 is loopback in every namespace.
         Op::LoopbackUp { .. } => {
             message::set_link(1, &LinkChange { up: true, ..LinkChange::default() }, None)

@@ -267,8 +267,8 @@ impl Kernel {
             }
             Step::TapAdd { dev, mtu } => self.add_tap(dev, *mtu),
             Step::Move { uplink, bridge, back } => self.move_addresses(uplink, bridge, *back),
-            Step::Announce { dev, mac, vlan, addresses } => {
-                announce::start_on_host(dev, *mac, *vlan, addresses.clone())
+            Step::Announce { dev, mac, vlan, addresses, of } => {
+                announce::start_on_host(dev, *mac, *vlan, addresses.clone(), Some(of.clone()))
             }
             step => self.apply_lan_entry(step),
         }

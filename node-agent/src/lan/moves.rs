@@ -290,6 +290,10 @@ impl Kernel {
             }
         }
         let addresses: std::collections::BTreeSet<IpAddr> = transfer.announced();
-        if addresses.is_empty() { Ok(()) } else { crate::announce::start_on_host(to, None, None, addresses) }
+        if addresses.is_empty() {
+            Ok(())
+        } else {
+            crate::announce::start_on_host(to, None, None, addresses, None)
+        }
     }
 }

@@ -84,7 +84,7 @@ pub enum Step {
     /// Move the host's own addresses and routes, as one: to a bridge that takes the uplink as a port, or back.
     Move { uplink: Dev, bridge: Dev, back: bool },
     /// Tell the neighbourhood from a link of the host where addresses live now. `mac`: the link's own if `None`.
-    Announce { dev: Dev, mac: Option<Mac>, vlan: Option<u16>, addresses: BTreeSet<IpAddr> },
+    Announce { dev: Dev, mac: Option<Mac>, vlan: Option<u16>, addresses: BTreeSet<IpAddr>, of: Dev },
 }
 
 impl LanOp {
@@ -258,7 +258,7 @@ impl LanOp {
                 f,
                 "ip link set dev {uplink} nomaster    # and the addresses and routes of {bridge} go back to it"
             ),
-            Step::Announce { dev, mac, vlan, addresses } => {
+            Step::Announce { dev, mac, vlan, addresses, .. } => {
                 let from = mac.map_or(String::new(), |mac| format!(" as {mac}"));
                 let tag = vlan.map_or(String::new(), |id| format!(" in VLAN {id}"));
                 let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();

@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use causeway_proto::{Mac, MacError, NameError, NetworkKey, NumberError, VlanId, Vni, v1};
 
-use super::{Attach, Child, IfAddr, MacvlanMode, NetnsRef, Network, Port, Rate, Remote};
+use super::{Attach, Child, IfAddr, MacvlanMode, NetnsRef, Network, Port, Rate, Remote, Stage};
 use crate::dev::Dev;
 
 /// Why an item of the controller's state was refused.
@@ -221,7 +221,19 @@ pub(super) fn port(port: &v1::NodePort, host: bool) -> Result<Port, ItemError> {
         guarded: port.guarded,
         rate: rate(port.rate.as_ref())?,
         attach,
+        stage: stage(port.stage)?,
     })
+}
+
+/// One that is not known may be anything but active.
+fn stage(stage: i32) -> Result<Stage, ItemError> {
+    use v1::PortStage as S;
+    match S::try_from(stage) {
+        Ok(S::Unspecified | S::Active) => Ok(Stage::Active),
+        Ok(S::Prepared) => Ok(Stage::Prepared),
+        Ok(S::Held) => Ok(Stage::Held),
+        Err(_) => Err(ItemError::Unknown("stage", stage.to_string())),
+    }
 }
 
 /// What the kernel's arithmetic of bytes a second and nanoseconds carries without loss, a thousand times what there is.

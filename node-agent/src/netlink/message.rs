@@ -100,6 +100,9 @@ pub(crate) fn set_link(index: u32, change: &LinkChange, master: Option<u32>) -> 
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
     }
+    if change.down {
+        message.header.change_mask = LinkFlags::Up;
+    }
     let addrgen = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let attributes = [
         change.mac.map(mac_attribute),

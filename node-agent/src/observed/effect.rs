@@ -180,7 +180,7 @@ impl Observed {
         link.mtu = change.mtu.unwrap_or(link.mtu);
         link.grouped |= change.group;
         link.addrgen_none |= change.addrgen_none;
-        link.up |= change.up;
+        link.up = (link.up || change.up) && !change.down;
         if let Some(alias) = &change.alias {
             link.alias.clone_from(alias);
         }
@@ -214,6 +214,8 @@ impl Observed {
                 peer.mtu = mtu.unwrap_or(peer.mtu);
                 peer.up |= *up;
             }
+            // What the kernel does with the default routes is read back.
+            Op::PeerDown { .. } => peer.up = false,
             Op::LoopbackUp { .. } => peer.loopback_up = true,
             Op::PeerAcceptRaOff { .. } => peer.accept_ra = false,
             Op::AddrAdd { address, .. } => {

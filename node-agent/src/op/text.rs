@@ -81,6 +81,9 @@ impl fmt::Display for LinkChange {
         if self.up {
             f.write_str(" up")?;
         }
+        if self.down {
+            f.write_str(" down")?;
+        }
         Ok(())
     }
 }
@@ -224,6 +227,7 @@ impl Op {
                 let change = LinkChange { mac: *mac, mtu: *mtu, up: *up, ..LinkChange::default() };
                 write!(f, "{ip} link set dev {interface}{change}")
             }
+            Op::PeerDown { .. } => write!(f, "{ip} link set dev {interface} down"),
             Op::LoopbackUp { .. } => write!(f, "{ip} link set dev lo up"),
             Op::PeerAcceptRaOff { .. } => {
                 write!(f, "{}sysctl -w net.ipv6.conf.{interface}.accept_ra=0", InNetns(netns))

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Phase, Planner, link_change};
-use crate::dev::{Dev, port_alias};
+use crate::dev::Dev;
 use crate::model::{Attach, Key, Port};
 use crate::observed::{HostSide, Inside, Observed, Peer};
 use crate::op::{At, FlagChange, LinkChange, Op};
@@ -112,7 +112,11 @@ impl Planner<'_> {
         };
         self.flags(Phase::Ports, dev, Some(host.flags).filter(|_| !enslave), want);
         self.rates(port, dev);
-        self.up(Phase::Ports, dev, &host.link);
+        if port.stage.is_active() {
+            self.up(Phase::Ports, dev, &host.link);
+        } else if host.link.up {
+            self.set(Phase::Silence, dev, LinkChange { down: true, ..LinkChange::default() });
+        }
     }
 
     fn inside(&mut self, port: &Port, at: &At, peer: &Peer) {
@@ -123,13 +127,13 @@ impl Planner<'_> {
 
     /// The alias with the generation is written last: it says that this generation has been announced.
     fn announce(&mut self, port: &Port, at: At, host: &HostSide) {
-        let alias = port_alias(&port.id, port.generation);
+        let alias = port.alias();
         if host.link.alias == alias {
             return;
         }
         let dev = at.dev.clone();
         let addresses: BTreeSet<IpAddr> = port.addresses.iter().map(|a| a.ip).collect();
-        if !addresses.is_empty() {
+        if port.stage.is_active() && !addresses.is_empty() {
             self.push(Phase::Announce, Op::Announce { at, mac: port.mac, addresses });
         }
         self.set(Phase::Announce, &dev, LinkChange { alias: Some(alias), ..LinkChange::default() });

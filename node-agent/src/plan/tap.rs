@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Phase, Planner, link_change};
-use crate::dev::{Dev, Role, port_alias};
+use crate::dev::{Dev, Role};
 use crate::lan::step::{LanOp, Step};
 use crate::model::{Key, Port};
 use crate::observed::HostSide;
@@ -61,16 +61,25 @@ impl Planner<'_> {
             self.tap_step(Phase::Ports, dev, Step::Flags { dev: tap.clone(), flags });
         }
         self.tap_rates(port, dev);
-        if !host.link.up {
+        if port.stage.is_active() && !host.link.up {
             let change = LinkChange { up: true, ..LinkChange::default() };
             self.tap_step(Phase::Ports, dev, Step::Set { dev: tap.clone(), change });
+        } else if !port.stage.is_active() && host.link.up {
+            let change = LinkChange { down: true, ..LinkChange::default() };
+            self.tap_step(Phase::Silence, dev, Step::Set { dev: tap.clone(), change });
         }
-        let alias = port_alias(&port.id, port.generation);
+        let alias = port.alias();
         if host.link.alias != alias {
             let addresses: BTreeSet<_> = port.addresses.iter().map(|a| a.ip).collect();
-            if !addresses.is_empty() {
+            if port.stage.is_active() && !addresses.is_empty() {
                 // Towards all ports of the bridge, as if the VM had sent it.
-                let step = Step::Announce { dev: bridge, mac: Some(port.mac), vlan: None, addresses };
+                let step = Step::Announce {
+                    dev: bridge,
+                    mac: Some(port.mac),
+                    vlan: None,
+                    addresses,
+                    of: tap.clone(),
+                };
                 self.tap_step(Phase::Announce, dev, step);
             }
             let change = LinkChange { alias: Some(alias), ..LinkChange::default() };

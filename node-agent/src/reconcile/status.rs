@@ -8,7 +8,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::dev::Dev;
 use crate::local::{Local, LocalNetwork, LocalPort};
-use crate::model::{Desired, Item, Key, Port};
+use crate::model::{Desired, Item, Key, Port, Stage};
 use crate::plan::{Plan, Scope};
 
 /// More node problems than this are counted, not listed.
@@ -17,6 +17,7 @@ const LISTED: usize = 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PortState {
     generation: u64,
+    stage: v1::PortStage,
     problem: Option<String>,
 }
 
@@ -106,7 +107,7 @@ impl Statuses {
         let keys =
             [Key::Lan, Key::Network(port.vni), Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)];
         let problem = keys.iter().find_map(|key| self.problems.get(key)).cloned();
-        PortState { generation: port.generation, problem }
+        PortState { generation: port.generation, stage: stage(port.stage), problem }
     }
 
     /// Sends what changed since the last time, if anything.
@@ -136,7 +137,8 @@ impl Statuses {
         for (item, rejected) in desired.rejected() {
             if let Item::Port(id) = item {
                 let problem = Some(rejected.reason.clone());
-                states.insert(id.clone(), PortState { generation: rejected.generation, problem });
+                let stage = v1::PortStage::Unspecified;
+                states.insert(id.clone(), PortState { generation: rejected.generation, stage, problem });
             }
         }
         states
@@ -161,7 +163,13 @@ impl Statuses {
         Local {
             node: desired.node().to_owned(),
             networks: LocalNetwork::all(desired),
-            ports: desired.ports().iter().map(|(id, found)| (id.clone(), port(found))).collect(),
+            // One that waits for its turn lives elsewhere as yet.
+            ports: desired
+                .ports()
+                .iter()
+                .filter(|(_, found)| found.stage.is_active())
+                .map(|(id, found)| (id.clone(), port(found)))
+                .collect(),
             rejected: rejected.collect(),
         }
     }
@@ -169,7 +177,8 @@ impl Statuses {
     fn log_changes(&self, states: &BTreeMap<String, PortState>) {
         for (port, state) in states {
             if self.reported.get(port) != Some(state) && state.problem.is_none() {
-                tracing::info!(%port, generation = state.generation, "port programmed");
+                let stage = state.stage.as_str_name();
+                tracing::info!(%port, generation = state.generation, stage, "port programmed");
             }
         }
     }
@@ -199,6 +208,15 @@ fn message(id: &str, state: &PortState) -> v1::PortStatus {
         generation: state.generation,
         programmed: state.problem.is_none(),
         problem: state.problem.clone().unwrap_or_default(),
+        stage: state.stage.into(),
+    }
+}
+
+fn stage(stage: Stage) -> v1::PortStage {
+    match stage {
+        Stage::Active => v1::PortStage::Active,
+        Stage::Prepared => v1::PortStage::Prepared,
+        Stage::Held => v1::PortStage::Held,
     }
 }
 

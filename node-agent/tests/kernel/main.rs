@@ -13,6 +13,7 @@ mod program;
 mod rate;
 mod routing;
 mod scale;
+mod standby;
 mod switch;
 mod tap;
 mod vlan;

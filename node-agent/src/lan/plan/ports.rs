@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use causeway_proto::Mac;
 
 use super::Planner;
-use crate::dev::{ALIAS_PREFIX, Dev, Role, port_alias};
+use crate::dev::{ALIAS_PREFIX, Dev, Role};
 use crate::lan::seen::{Kind, Switch, is_link_local};
 use crate::lan::step::{LanOp, Step};
 use crate::lan::want::{Net, UNTAGGED};
@@ -160,13 +160,22 @@ impl Planner<'_> {
             self.bridge_port(port, &dev, net);
         }
         self.guard_device(port);
-        self.up(&key, &dev);
+        self.up_or_down(port, &key, &dev);
         if enters {
             let view = if net.is_none() { routed_view(port) } else { port.clone() };
             self.inside(&view, &at);
         }
         if enters && net.is_some() {
             self.announce_inside(port, &at);
+        }
+    }
+
+    /// Up if the port takes part; down, so that it neither hears nor answers, if it only waits to.
+    fn up_or_down(&mut self, port: &Port, key: &Key, dev: &Dev) {
+        if port.stage.is_active() {
+            self.up(key, dev);
+        } else if self.now.lan.links.get(dev).is_some_and(|l| l.link.up) {
+            self.set(key, dev, LinkChange { down: true, ..LinkChange::default() });
         }
     }
 
@@ -186,6 +195,13 @@ impl Planner<'_> {
         self.flags(&key, dev, false, Some(port.guarded));
         let (vni, mac) = (port.vni, port.mac);
         if self.now.has_static(vni, mac, dev) {
+            // Frames for a MAC that is elsewhere must not end at a port that is down.
+            if !port.stage.is_active() {
+                self.push(Op::FdbDel { vni, mac, half: Half::Bridge, dev: dev.clone() });
+            }
+            return;
+        }
+        if !port.stage.is_active() {
             return;
         }
         // A replaced entry keeps its old flags (sticky, local): it must go first.
@@ -212,12 +228,12 @@ impl Planner<'_> {
 
     /// The alias with the generation is written last: it says that this generation has been announced.
     fn announce_inside(&mut self, port: &Port, at: &At) {
-        let alias = port_alias(&port.id, port.generation);
+        let alias = port.alias();
         if self.now.lan.links.get(&at.dev).is_some_and(|l| l.link.alias == alias) {
             return;
         }
         let addresses = Self::addresses(port);
-        if !addresses.is_empty() {
+        if port.stage.is_active() && !addresses.is_empty() {
             self.announcements.push(Op::Announce { at: at.clone(), mac: port.mac, addresses });
         }
         self.write_alias(port, &at.dev, alias);
@@ -230,7 +246,11 @@ impl Planner<'_> {
     }
 
     fn announce_from(&mut self, port: &Port, dev: Dev, mac: Option<Mac>, vlan: Option<u16>) {
-        let step = Step::Announce { dev, mac, vlan, addresses: Self::addresses(port) };
+        if !port.stage.is_active() {
+            return;
+        }
+        let of = if port.attach == Attach::Tap { port.interface.clone() } else { Dev::port(&port.id) };
+        let step = Step::Announce { dev, mac, vlan, addresses: Self::addresses(port), of };
         self.announcements.push(Op::Lan(LanOp { key: key(port), after: Some(Key::Network(port.vni)), step }));
     }
 
@@ -247,24 +267,37 @@ impl Planner<'_> {
         }
         self.guard_device(port);
         let Some(Inside::Present(peer)) = self.now.insides.get(&at.dev) else { return };
-        let (mac, alias) = (peer.mac, peer.alias.clone());
+        let (mac, alias, is_up) = (peer.mac, peer.alias.clone(), peer.up);
         // An ipvlan has its parent's.
         let mac = if child == Child::Ipvlan { mac } else { port.mac };
         let view = Port { mac, ..port.clone() };
         self.guard_inside(&view, &at);
+        if !port.stage.is_active() {
+            // It hangs on the wire itself: only while it is down is it silent. Addresses and routes come with it.
+            if is_up {
+                self.push(Op::PeerDown { at: at.clone() });
+            }
+            if alias != port.alias() {
+                self.child_alias(port, at);
+            }
+            return;
+        }
         self.inside(&view, &at);
         if matches!(child, Child::Macvlan(_)) && matches!(net.parent.role(), Some(Role::Bridge(_))) {
             self.own_mac(port, &net.parent, mac);
         }
-        let wanted = port_alias(&port.id, port.generation);
-        if alias != wanted {
+        if alias != port.alias() {
             let addresses = Self::addresses(port);
             if !addresses.is_empty() {
                 self.announcements.push(Op::Announce { at: at.clone(), mac, addresses });
             }
-            let step = Step::ChildAlias { at, alias: wanted };
-            self.announcements.push(Op::Lan(LanOp { key, after: Some(Key::Network(port.vni)), step }));
+            self.child_alias(port, at);
         }
+    }
+
+    fn child_alias(&mut self, port: &Port, at: At) {
+        let step = Step::ChildAlias { at, alias: port.alias() };
+        self.announcements.push(Op::Lan(LanOp { key: key(port), after: Some(Key::Network(port.vni)), step }));
     }
 
     /// A bridge knows its ports' MACs; to that of a macvlan on itself it would flood.
@@ -299,8 +332,8 @@ impl Planner<'_> {
         let change = self.change(&dev, port.mtu, Some(&bridge));
         self.set(&key, &dev, LinkChange { group: change.group && ours, ..change });
         self.bridge_port(port, &dev, net);
-        self.up(&key, &dev);
-        let alias = port_alias(&port.id, port.generation);
+        self.up_or_down(port, &key, &dev);
+        let alias = port.alias();
         if self.now.lan.links.get(&dev).is_some_and(|l| l.link.alias != alias) {
             // Towards all ports of the bridge, as if the VM had sent it; of a VLAN-aware one towards the switch.
             let (from, vlan) =
@@ -323,6 +356,9 @@ impl Planner<'_> {
                 self.step(&key, Step::Sysctl { dev: dev.clone(), switch });
             }
         }
+        if !port.stage.is_active() {
+            return;
+        }
         for ip in next_hops(port) {
             let address = IfAddr { ip, length: if ip.is_ipv4() { 32 } else { 64 } };
             if !self.now.lan.addresses.get(&dev).is_some_and(|a| a.contains_key(&address)) {
@@ -341,7 +377,7 @@ impl Planner<'_> {
         }
         let places: BTreeSet<Dev> =
             port.addresses.iter().flat_map(|address| self.route_to(port, &dev, address.ip)).collect();
-        let alias = port_alias(&port.id, port.generation);
+        let alias = port.alias();
         let announced = self.now.lan.links.get(&dev).is_some_and(|l| l.link.alias == alias);
         if !announced && self.is_present(port) {
             // Others reach it by the host's own MAC.

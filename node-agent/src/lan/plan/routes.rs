@@ -61,8 +61,12 @@ impl Planner<'_> {
         }
         let host = self.own_addresses(&net.parent);
         let wanted = Attach::Child(Child::Macvlan(MacvlanMode::Bridge));
-        let ports: Vec<Port> =
-            self.desired.ports().values().filter(|p| p.vni == vni && p.attach == wanted).cloned().collect();
+        let ports = self
+            .desired
+            .ports()
+            .values()
+            .filter(|p| p.vni == vni && p.attach == wanted && p.stage.is_active());
+        let ports: Vec<Port> = ports.cloned().collect();
         for port in &ports {
             if !self.wanted.refused.contains_key(&port.id) {
                 self.acquaint(port, &dev, mac, &host);

@@ -79,7 +79,7 @@ impl Observed {
                 link.mtu = change.mtu.unwrap_or(link.mtu);
                 link.grouped |= change.group;
                 link.addrgen_none |= change.addrgen_none;
-                link.up |= change.up;
+                link.up = (link.up || change.up) && !change.down;
                 if let Some(alias) = &change.alias {
                     link.alias.clone_from(alias);
                 }

@@ -170,17 +170,22 @@ impl Desired {
 
     fn insert_port(&mut self, port: Port) {
         self.devs.entry(Dev::port(&port.id)).or_default().insert(port.id.clone());
-        self.local_macs.entry((port.vni, port.mac)).or_default().insert(port.id.clone());
         if port.attach == Attach::Tap {
             self.taps.entry(port.interface.clone()).or_default().insert(port.id.clone());
         }
-        self.fabric.add_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
+        // While a port does not take part, its MAC and addresses are elsewhere.
+        if port.stage.is_active() {
+            self.local_macs.entry((port.vni, port.mac)).or_default().insert(port.id.clone());
+            self.fabric.add_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
+        }
         self.ports.insert(port.id.clone(), port);
     }
 
     fn remove_port(&mut self, id: &PortKey, dirty: &mut BTreeSet<Key>) {
         let Some(port) = self.ports.remove(id) else { return };
-        self.fabric.remove_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
+        if port.stage.is_active() {
+            self.fabric.remove_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
+        }
         dirty.extend(port.addresses.iter().map(|a| Key::Neigh(port.vni, a.ip)));
         let dev = Dev::port(id);
         if let Some(ids) = self.devs.get_mut(&dev) {
