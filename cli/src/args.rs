@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{alarms, apply, events, fabric, ip, lab, ports, records, topology};
+use crate::{alarms, apply, events, fabric, ip, lab, ports, records, topology, wait};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -124,6 +124,7 @@ Examples:
     )]
     Fabric(alarms::FabricCommand),
     Lab(lab::LabArgs),
+    Wait(wait::WaitArgs),
     /// Topology files, without bringing them up
     #[command(
         subcommand,

@@ -9,6 +9,7 @@ use causeway_proto::v1::config_service_client::ConfigServiceClient;
 use causeway_proto::v1::fabric_service_client::FabricServiceClient;
 use causeway_proto::v1::history_service_client::HistoryServiceClient;
 use causeway_proto::v1::port_service_client::PortServiceClient;
+use causeway_proto::v1::ready_service_client::ReadyServiceClient;
 use tokio::time::{Instant, timeout_at};
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -332,6 +333,10 @@ pub(crate) fn fabric(channel: Channel) -> FabricServiceClient<Signed> {
 
 pub(crate) fn history(channel: Channel) -> HistoryServiceClient<Signed> {
     HistoryServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+pub(crate) fn waits(channel: Channel) -> ReadyServiceClient<Signed> {
+    ReadyServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
 }
 
 #[cfg(test)]

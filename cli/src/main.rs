@@ -21,6 +21,7 @@ mod time;
 mod topology;
 mod version;
 mod view;
+mod wait;
 mod words;
 
 use std::process::ExitCode;
@@ -50,6 +51,9 @@ fn main() -> ExitCode {
     let out = Output::new(cli.globals.output, cli.globals.no_color);
     if let Command::Lab(args) = cli.command {
         return lab::run(args, out);
+    }
+    if let Command::Wait(args) = cli.command {
+        return wait::run(args);
     }
     let exit = match run(cli, out) {
         Ok(exit) => exit,
@@ -110,6 +114,8 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Fabric(command) => alarms::run(command, &client, out).await,
         Command::Version => version::run(&client, out).await,
         // These ask nobody and were done before.
-        Command::Lab(_) | Command::Topology(_) | Command::Completion { .. } => Ok(Exit::Ok),
+        Command::Lab(_) | Command::Wait(_) | Command::Topology(_) | Command::Completion { .. } => {
+            Ok(Exit::Ok)
+        }
     }
 }

@@ -4,6 +4,7 @@ mod create;
 mod follow;
 mod names;
 mod place;
+mod ready;
 mod set;
 mod timeline;
 mod wait;
@@ -36,6 +37,7 @@ pub(crate) enum PortCommand {
     Set(set::SetArgs),
     Get(GetArgs),
     List(ListArgs),
+    Wait(ready::WaitArgs),
     Watch(watch::WatchArgs),
     Timeline(timeline::TimelineArgs),
 }
@@ -47,6 +49,26 @@ pub(crate) enum Level {
     Programmed,
     /// Programmed, and its routes were sent to every established BGP peer
     Advertised,
+    /// Advertised, and a probe from another node has crossed the fabric
+    Proven,
+}
+
+impl Level {
+    fn word(self) -> &'static str {
+        match self {
+            Level::Programmed => "programmed",
+            Level::Advertised => "advertised",
+            Level::Proven => "proven",
+        }
+    }
+
+    fn message(self) -> v1::ReadyLevel {
+        match self {
+            Level::Programmed => v1::ReadyLevel::Programmed,
+            Level::Advertised => v1::ReadyLevel::Advertised,
+            Level::Proven => v1::ReadyLevel::Proven,
+        }
+    }
 }
 
 /// Say where a port lives
@@ -228,6 +250,7 @@ pub(crate) async fn run(
             show(found, out)
         }
         PortCommand::Timeline(args) => timeline::run(args, client, out).await,
+        PortCommand::Wait(args) => ready::run(args, client, out, timeout).await,
         PortCommand::Watch(args) => watch::run(args, client, out, timeout).await,
     }
 }

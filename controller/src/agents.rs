@@ -19,13 +19,13 @@
 mod board;
 mod claim;
 mod keeper;
+mod levels;
 mod message;
-#[allow(dead_code, reason = "not all of it is used by what orders probes")]
 mod probe;
 mod session;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use causeway_proto::{Name, PortKey, Revision, v1};
 use tokio::sync::{Notify, broadcast, mpsc, watch};
@@ -37,14 +37,13 @@ use crate::api::status::Refusal;
 use crate::fabric::{Fabric, PortNews};
 use crate::metrics::Metrics;
 use crate::model::{Binding, WorkloadKind};
+use crate::ready::{Ready, WeakReady};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::store::{LeaseId, Store};
 
 pub(crate) use board::{NodeReport, PortProgress};
 pub(crate) use message::node_state;
-#[allow(unused_imports, reason = "for those who order probes")]
-pub(crate) use probe::{NoProbe, Probe};
 
 use board::Board;
 use claim::Claims;
@@ -68,6 +67,7 @@ struct Shared {
     board: RwLock<Board>,
     sessions: Mutex<BTreeMap<Name, Seat>>,
     probes: Mutex<probe::Probes>,
+    ready: OnceLock<WeakReady>,
     next_session: std::sync::atomic::AtomicU64,
     news: broadcast::Sender<PortNews>,
     dirty: Notify,
@@ -109,6 +109,7 @@ impl Agents {
             board: RwLock::default(),
             sessions: Mutex::default(),
             probes: Mutex::default(),
+            ready: OnceLock::new(),
             next_session: 1.into(),
             news: broadcast::channel(NEWS).0,
             dirty: Notify::new(),
@@ -122,6 +123,16 @@ impl Agents {
         );
         tasks.spawn(cancel.run_until_cancelled_owned(keeper::read(agents.clone(), store)));
         agents
+    }
+
+    /// Where proofs are, which itself stands on this.
+    pub(crate) fn set_ready(&self, ready: WeakReady) {
+        // Set once, when the controller is put together.
+        let _ = self.shared.ready.set(ready);
+    }
+
+    fn ready(&self) -> Option<Ready> {
+        self.shared.ready.get().and_then(WeakReady::upgrade)
     }
 
     /// Ports whose state may have changed since.

@@ -12,6 +12,8 @@ mod history;
 mod parse;
 mod port;
 mod port_message;
+mod readiness;
+mod ready;
 pub(crate) mod serve;
 pub(crate) mod status;
 mod timeline;
@@ -36,6 +38,7 @@ use crate::history::History;
 use crate::intent::Intent;
 use crate::metrics::{Call, Metrics};
 use crate::ports::Ports;
+use crate::ready::Ready;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::steps::Steps;
@@ -65,6 +68,7 @@ pub(crate) struct App {
     pub(crate) steps: Steps,
     /// Name of this controller.
     pub(crate) name: String,
+    pub(crate) ready: Ready,
     pub(crate) metrics: Metrics,
     pub(crate) cancel: CancellationToken,
     pub(crate) tasks: TaskTracker,

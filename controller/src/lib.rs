@@ -18,6 +18,7 @@ pub mod keys;
 mod metrics;
 pub mod model;
 pub mod ports;
+mod ready;
 pub mod run;
 pub mod snapshot;
 pub mod state;

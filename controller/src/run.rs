@@ -32,6 +32,7 @@ use crate::http::{self, Health, Phase};
 use crate::intent::Intent;
 use crate::metrics::Metrics;
 use crate::ports::Ports;
+use crate::ready::Ready;
 use crate::state::State;
 use crate::steps::Steps;
 use crate::store::{EtcdOptions, EtcdStore, FileStore, Store, StoreError};
@@ -278,6 +279,15 @@ fn assemble(
         cancel.clone(),
         tasks.clone(),
     );
+    let ready = Ready::start(
+        config.name.clone(),
+        Arc::clone(&store),
+        state.clone(),
+        agents.clone(),
+        fabric.clone(),
+        cancel.clone(),
+        tasks,
+    );
     let steps = Steps::default();
     tasks.spawn(steps.clone().follow(state.clone(), agents.clone(), fabric.clone(), cancel.clone()));
     let ports = Ports::start_noting(
@@ -303,6 +313,7 @@ fn assemble(
         state,
         fabric,
         agents,
+        ready,
         metrics,
         cancel: cancel.clone(),
         tasks: tasks.clone(),

@@ -24,9 +24,13 @@ use crate::plan::{Scope, plan};
 use crate::probe::ProberHandle;
 use crate::reconcile::{Command, Progress, Reconciler, Timing};
 use crate::stream::{Client, Identity};
+use crate::wait::Server;
+use crate::wait::book::Keeper;
 
 /// Room for commands; a stream that is faster than the kernel waits.
 const COMMANDS: usize = 256;
+/// Room for ports whose proof is wanted; more are asked for again.
+const PROVES: usize = 4096;
 /// Room for statuses; each says all that changed, so few are enough.
 const STATUSES: usize = 64;
 
@@ -150,6 +154,9 @@ pub async fn run(
     };
     let plane = DataplaneHandle::start_with(None, timing, Some(moves), stop.child_token())?;
     let DataplaneHandle { commands, statuses, mut progress, local, thread } = plane;
+    let keeper = Keeper::open(Some(&config.state_dir));
+    let (prove, proves) = mpsc::channel(PROVES);
+    let waiting = Server::new(local.clone(), keeper.book(), prove);
     let prober = ProberHandle::start(None, local, stop.child_token()).map_err(AgentError::Thread)?;
     let revision = state.as_ref().map_or(0, |s| s.revision);
     if let Some(state) = state {
@@ -164,9 +171,16 @@ pub async fn run(
     started();
     let identity =
         Identity { node: config.node, instance_id, controllers: config.controllers, tls: config.tls };
-    let (side, duties) = duties::pair();
+    let (side, duties) = duties::pair(keeper, proves);
     let client = Client::new(identity, Some(journal), revision, commands, statuses).with_side(side);
-    let session = async { tokio::join!(client.run(stop.clone()), duties.run(prober)) };
+    let socket = config.wait_socket;
+    let wait = async {
+        match socket.as_os_str().is_empty() {
+            true => stop.cancelled().await,
+            false => waiting.run(socket, stop.clone()).await,
+        }
+    };
+    let session = async { tokio::join!(client.run(stop.clone()), duties.run(prober), wait) };
     tokio::pin!(session);
     let died = tokio::select! {
         _ = &mut session => false,

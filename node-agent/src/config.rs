@@ -42,6 +42,9 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Directory of the last complete state and the instance id.
     pub state_dir: PathBuf,
+    /// The socket at which workloads wait for their ports, in a directory of its own that containers can mount; empty:
+    /// none.
+    pub wait_socket: PathBuf,
     /// Seconds between full comparisons with the kernel; changes and drift are seen at once without them.
     pub observe_interval: u64,
     /// Form of the log.
@@ -57,6 +60,7 @@ impl Default for Config {
             controllers: vec!["http://127.0.0.1:7480".into()],
             tls: None,
             state_dir: "/var/lib/causeway/agent".into(),
+            wait_socket: crate::wait::SOCKET.into(),
             observe_interval: 300,
             log_format: LogFormat::Text,
             log: "info".into(),
@@ -116,6 +120,10 @@ impl Config {
         for controller in &self.controllers {
             crate::stream::endpoint(controller, self.tls.as_ref())
                 .map_err(|e| ConfigError::Value(format!("controllers: '{controller}': {e}")))?;
+        }
+        if !self.wait_socket.as_os_str().is_empty() && !self.wait_socket.is_absolute() {
+            let path = self.wait_socket.display();
+            return bad(format!("wait_socket: '{path}' is no absolute path; leave it empty for none"));
         }
         if let Some(Tls { cert, key, .. }) = &self.tls
             && cert.is_some() != key.is_some()

@@ -36,6 +36,7 @@ pub mod render;
 pub mod state_json;
 pub mod stream;
 mod tap;
+pub mod wait;
 
 pub use kernel::{Dataplane, Kernel};
 pub use model::Desired;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use causeway_proto::v1;
+use causeway_proto::{PortKey, v1};
 use tokio::time::Instant;
 
 use super::follow::{Ended, follow, late};
-use super::{Level, id};
+use super::{Level, get_one, id, ready};
 use crate::client::{Client, fabric};
 use crate::failure::{Exit, Failure, printable};
 use crate::output::Output;
@@ -71,7 +71,8 @@ impl Waiting {
 
 fn is_there(port: &v1::Port, level: Level) -> bool {
     match port.state() {
-        v1::PortState::Advertised | v1::PortState::Ready => true,
+        v1::PortState::Ready => true,
+        v1::PortState::Advertised => level != Level::Proven,
         v1::PortState::Programmed => level == Level::Programmed,
         _ => false,
     }
@@ -85,6 +86,9 @@ pub(crate) async fn until(
     timeout: Option<Duration>,
     out: Output,
 ) -> Result<Vec<v1::Port>, Failure> {
+    if level == Level::Proven {
+        return proven(client, ports, timeout, out).await;
+    }
     let limit = timeout.unwrap_or(WAIT_TIMEOUT);
     let mut waiting = Waiting::new(&ports, level);
     if waiting.pending > 0 {
@@ -104,6 +108,22 @@ pub(crate) async fn until(
         }
     }
     Ok(ports.iter().filter_map(|p| waiting.ports.get(&id(p)).cloned()).collect())
+}
+
+/// Only the controller can have a port proven: it is asked to.
+async fn proven(
+    client: &Client,
+    ports: Vec<v1::Port>,
+    timeout: Option<Duration>,
+    out: Output,
+) -> Result<Vec<v1::Port>, Failure> {
+    let keys: Vec<PortKey> = ports.iter().filter_map(|port| id(port).parse().ok()).collect();
+    ready::until(client, &keys, Level::Proven, timeout, out).await?;
+    let mut found = Vec::new();
+    for key in &keys {
+        found.push(get_one(client, key).await?);
+    }
+    Ok(found)
 }
 
 /// The narrowest filter that has all ports: they are of one network.
@@ -139,7 +159,7 @@ async fn explain(client: &Client, waiting: &Waiting, limit: Duration) -> Failure
     let down: Vec<String> =
         peers.map(|answer| answer.peers).unwrap_or_default().iter().filter_map(peer_problem).collect();
 
-    let word = if waiting.level == Level::Programmed { "programmed" } else { "advertised" };
+    let word = waiting.level.word();
     let mut failure =
         late(&format!("{} of {} ports not {word}", waiting.pending, waiting.ports.len()), limit);
     let pending = waiting.ports.iter().filter(|(_, port)| !is_there(port, waiting.level));

@@ -64,6 +64,7 @@ impl Probe {
         self.results.borrow().clone()
     }
 
+    #[allow(dead_code, reason = "for who measures while a probe goes on")]
     /// The next result that was not seen yet. After one that is `finished` there is none.
     pub(crate) async fn next(&mut self) -> Option<v1::ProbeResult> {
         self.results.changed().await.ok()?;

@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, timeout};
 use tonic::{Status, Streaming};
 
 use super::claim::Claimed;
+use super::levels::Levels;
 use super::probe::{ORDERS, Order};
 use super::{Agents, Seat, message};
 use crate::api::status::Refusal;
@@ -43,6 +44,7 @@ pub(super) struct Session {
     orders: mpsc::Receiver<Order>,
     /// The next of them, for when the transport takes it.
     order: Option<Order>,
+    levels: Levels,
     imports: watch::Receiver<Imports>,
     lease: watch::Receiver<Option<LeaseId>>,
     /// What there is to tell.
@@ -103,6 +105,7 @@ impl Session {
         };
         let mut lease = agents.shared.claims.lease();
         lease.mark_unchanged();
+        let levels = Levels::new(&agents);
         let session = Session {
             agents,
             node,
@@ -113,6 +116,7 @@ impl Session {
             outbound,
             orders,
             order: None,
+            levels,
             imports,
             lease,
             latest,
@@ -180,12 +184,13 @@ impl Session {
                     self.behind = true;
                 }
                 Some(order) = self.orders.recv(), if self.order.is_none() => self.order = Some(order),
-                permit = outbound.reserve(), if self.behind || self.order.is_some() => match permit {
+                () = self.levels.hear(&self.node, &self.latest.snapshot) => {}
+                permit = outbound.reserve(), if self.has_something() => match permit {
                     Ok(permit) => {
                         // The state first: an order may speak of what is new in it.
                         let message = match self.behind {
                             true => self.next_message().await?,
-                            false => self.order.take().map(|message| v1::ControllerMessage { message: Some(message) }),
+                            false => self.other_message().map(|message| v1::ControllerMessage { message: Some(message) }),
                         };
                         if let Some(message) = message {
                             permit.send(Ok(message));
@@ -203,6 +208,21 @@ impl Session {
                 },
                 _ = self.lease.changed() => self.claim_again().await?,
                 _ = claim_retry.tick(), if self.claimed == Claimed::Unwritten => self.claim_again().await?,
+            }
+        }
+    }
+
+    fn has_something(&self) -> bool {
+        self.behind || self.order.is_some() || self.levels.is_due()
+    }
+
+    /// What there is to say besides the node's state.
+    fn other_message(&mut self) -> Option<Order> {
+        match self.order.take() {
+            Some(order) => Some(order),
+            None => {
+                let levels = self.levels.take(&self.agents, &self.node, &self.latest.snapshot);
+                levels.map(Order::Levels)
             }
         }
     }
@@ -244,13 +264,17 @@ impl Session {
                 });
                 return Err(Refusal::not_found(format!("node {} was deleted", self.node), ""));
             }
-            Next::Full => Some(self.full_state(&new).await?),
+            Next::Full => {
+                self.levels.set_due();
+                Some(self.full_state(&new).await?)
+            }
             Next::Delta(delta) if delta.is_empty() => {
                 self.note_told(&new.snapshot, false, std::iter::empty(), &Default::default());
                 None
             }
             Next::Delta(delta) => {
                 self.agents.shared.metrics.agent_deltas.inc();
+                self.levels.set_due();
                 self.note_told(&new.snapshot, false, delta.set.ports.keys(), &delta.deleted_ports);
                 Some(message::delta(&delta, revision))
             }
@@ -304,10 +328,27 @@ impl Session {
                 self.agents.probed(&self.node, result);
                 Ok(())
             }
-            // Nothing is proven yet.
-            Some(v1::agent_message::Message::Prove(_)) => Ok(()),
+            Some(v1::agent_message::Message::Prove(request)) => {
+                self.prove(&request);
+                Ok(())
+            }
             // A message of a newer agent that this controller does not know.
             None => Ok(()),
+        }
+    }
+}
+
+/// How long an agent may ask for a proof.
+const PROVE: Duration = Duration::from_secs(600);
+
+impl Session {
+    /// Somebody on the node waits for its port to be proven. Ports of other nodes are none of its business.
+    fn prove(&self, request: &v1::ProveRequest) {
+        let Ok(port) = request.port.parse() else { return };
+        let here = self.latest.snapshot.bindings.get(&port).is_some_and(|b| b.value.node == self.node);
+        if let Some(ready) = self.agents.ready().filter(|_| here) {
+            let wait = Duration::from_millis(request.timeout_ms.into()).min(PROVE);
+            ready.want(&port, tokio::time::Instant::now() + wait);
         }
     }
 }

@@ -63,7 +63,12 @@ fn state(app: &App, port: &Port, binding: Option<(&Binding, Revision)>) -> (v1::
         Some((binding, at)) => match app.agents.port_progress(binding, at) {
             PortProgress::Failed(problem) => return (v1::PortState::Failed, problem),
             PortProgress::Waiting => v1::PortState::Bound,
-            PortProgress::Programmed if app.fabric.is_advertised(&port.key) => v1::PortState::Advertised,
+            PortProgress::Programmed if app.fabric.is_advertised(&port.key) => {
+                match app.ready.proof(&port.key, binding.generation) {
+                    Some(_) => v1::PortState::Ready,
+                    None => v1::PortState::Advertised,
+                }
+            }
             PortProgress::Programmed => v1::PortState::Programmed,
         },
     };

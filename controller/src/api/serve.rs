@@ -10,6 +10,7 @@ use causeway_proto::v1::config_service_server::ConfigServiceServer;
 use causeway_proto::v1::fabric_service_server::FabricServiceServer;
 use causeway_proto::v1::history_service_server::HistoryServiceServer;
 use causeway_proto::v1::port_service_server::PortServiceServer;
+use causeway_proto::v1::ready_service_server::ReadyServiceServer;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use super::{App, agent, config, fabric, history, port};
+use super::{App, agent, config, fabric, history, port, ready};
 use crate::config::{Listen, Tls};
 
 /// Largest request taken, in bytes: a thousand ports with labels have less than one megabyte.
@@ -131,6 +132,7 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
     reporter.set_serving::<FabricServiceServer<fabric::Service>>().await;
     reporter.set_serving::<HistoryServiceServer<history::Service>>().await;
     reporter.set_serving::<AgentServiceServer<agent::Service>>().await;
+    reporter.set_serving::<ReadyServiceServer<ready::Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(causeway_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -144,11 +146,14 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         HistoryServiceServer::new(history::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let agents =
         AgentServiceServer::new(agent::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
+    let waits =
+        ReadyServiceServer::new(ready::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     Ok(Routes::new(health)
         .add_service(reflection)
         .add_service(ports)
         .add_service(config)
         .add_service(fabric)
+        .add_service(waits)
         .add_service(agents)
         .add_service(history))
 }

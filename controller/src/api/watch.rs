@@ -40,7 +40,7 @@ pub(super) async fn start(
 ) -> Result<mpsc::Receiver<Result<v1::WatchPortsResponse, Status>>, Refusal> {
     let (outbound, receiver) = mpsc::channel(QUEUE);
     // Subscribed before the first look: what happens in between is seen twice rather than never.
-    let (agents, fabric) = (app.agents.news(), app.fabric.news());
+    let news = [app.agents.news(), app.fabric.news(), app.ready.news()];
     let (shown, missed) = match from {
         0 => (app.snapshot().await, None),
         from => resume(&app, Revision(from)).await?,
@@ -50,7 +50,7 @@ pub(super) async fn start(
     app.metrics.watches.inc();
     app.tasks.spawn(async move {
         let metrics = watch.app.metrics.clone();
-        if cancel.run_until_cancelled(watch.run(missed, agents, fabric)).await.is_none() {
+        if cancel.run_until_cancelled(watch.run(missed, news)).await.is_none() {
             tracing::debug!("watch ended: the controller is stopping");
         }
         metrics.watches.dec();
@@ -114,8 +114,7 @@ impl Watch {
     async fn run(
         mut self,
         missed: Option<BTreeSet<PortKey>>,
-        mut agents: broadcast::Receiver<PortNews>,
-        mut fabric: broadcast::Receiver<PortNews>,
+        [mut agents, mut fabric, mut proofs]: [broadcast::Receiver<PortNews>; 3],
     ) {
         let begun = match missed {
             None => self.show_all(true).await,
@@ -135,6 +134,7 @@ impl Watch {
                 },
                 news = agents.recv() => self.hear(news).await,
                 news = fabric.recv() => self.hear(news).await,
+                news = proofs.recv() => self.hear(news).await,
             };
             if done.is_err() {
                 return;

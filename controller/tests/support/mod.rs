@@ -19,6 +19,7 @@ use causeway_proto::v1::agent_service_client::AgentServiceClient;
 use causeway_proto::v1::config_service_client::ConfigServiceClient;
 use causeway_proto::v1::fabric_service_client::FabricServiceClient;
 use causeway_proto::v1::port_service_client::PortServiceClient;
+use causeway_proto::v1::ready_service_client::ReadyServiceClient;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -101,6 +102,18 @@ impl Lab {
 
     pub(crate) fn ports(&self) -> PortServiceClient<Channel> {
         PortServiceClient::new(self.channel.clone())
+    }
+
+    /// Waits for one port; says what was said of it.
+    pub(crate) async fn wait_port(
+        &self,
+        name: &str,
+        level: v1::ReadyLevel,
+        timeout_ms: u32,
+    ) -> Result<Streaming<v1::WaitPortsResponse>> {
+        let mut client = ReadyServiceClient::new(self.channel.clone());
+        let request = v1::WaitPortsRequest { keys: vec![key(name)], level: level.into(), timeout_ms };
+        Ok(client.wait_ports(request).await?.into_inner())
     }
 
     pub(crate) fn config(&self) -> ConfigServiceClient<Channel> {
@@ -292,6 +305,33 @@ impl Agent {
             v1::controller_message::Message::Delta(delta) => Ok(delta),
             other => bail!("not a delta: {other:?}"),
         }
+    }
+
+    /// The next order to probe.
+    pub(crate) async fn probe_order(&mut self) -> Result<v1::ProbeOrder> {
+        loop {
+            if let v1::controller_message::Message::Probe(order) = self.next().await? {
+                return Ok(order);
+            }
+        }
+    }
+
+    /// The next word on levels.
+    pub(crate) async fn levels(&mut self) -> Result<v1::PortLevels> {
+        loop {
+            let message = timeout(PATIENCE, self.stream.message()).await.context("no message in time")??;
+            if let v1::controller_message::Message::Levels(levels) =
+                message.and_then(|m| m.message).context("the stream ended")?
+            {
+                return Ok(levels);
+            }
+        }
+    }
+
+    /// Says what a probe found.
+    pub(crate) async fn found(&self, result: v1::ProbeResult) -> Result<()> {
+        let message = v1::agent_message::Message::ProbeResult(v1::ProbeResult { finished: true, ..result });
+        self.sender.send(v1::AgentMessage { message: Some(message) }).await.context("the stream is open")
     }
 
     /// The error that ends the stream.

@@ -18,3 +18,4 @@ mod switch;
 mod tap;
 mod vlan;
 mod vtep_tap;
+mod wait;
