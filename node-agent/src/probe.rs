@@ -8,7 +8,7 @@
 //!
 //! A frame must not be answered on the way. A bridge that suppresses ARP answers requests, broadcast ones and on older
 //! kernels also those to one MAC, from what it was told: that proves nothing. So probes are ICMP echo requests, addressed
-//! to the owner's MAC, or ARP requests without a sender address, which no bridge answers (see [`frame`]).
+//! to the owner's MAC, or ARP requests without a sender address, which no bridge answers (see `frame`).
 
 mod frame;
 mod order;
