@@ -9,6 +9,7 @@
 docker_dir=
 docker_netns=
 docker_pid=
+docker_lock=
 
 # What is missing of the capabilities that Docker gives to privileged containers: inside some containers and virtual
 # machines not all are there, and runc refuses to start what asks for more.
@@ -69,6 +70,7 @@ docker_start() {
   docker_netns=$(basename "$docker_dir")
   ip netns add "$docker_netns"
   mountpoint -q /sys/fs/cgroup || cgroupfs-mount
+  mkdir -p "$cache"
   local data=$cache/docker
   if [[ $nat == nat ]]; then
     # Its images go with it: a data directory has one dockerd at a time.
@@ -83,14 +85,21 @@ docker_start() {
     mount -t tmpfs -o size=80% tmpfs "$data"
     if [[ -n ${DOCKER_IMAGES_OF:-} ]]; then share_images "$DOCKER_IMAGES_OF" "$data"; fi
   fi
+  if [[ $data != "$docker_dir"/* ]]; then
+    # A data directory has one dockerd at a time.
+    exec {docker_lock}> "$data.lock"
+    flock --nonblock "$docker_lock" || { echo "docker: waiting for another run to end"; flock "$docker_lock"; }
+  fi
   if write_runtime; then options+=(--add-runtime "lower=$docker_dir/runc" --default-runtime lower); fi
-  mkdir -p "$cache"
   in_docker_namespace ip link set lo up
   in_docker_namespace sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
   export DOCKER_HOST=unix://$docker_dir/docker.sock
-  in_docker_namespace setsid dockerd --data-root "$data" --exec-root "$docker_dir/exec" -H "$DOCKER_HOST" \
-    --pidfile "$docker_dir/pid" "${options[@]}" \
-    > "$docker_dir/log" 2>&1 < /dev/null &
+  {
+    # The lock is the script's alone: a container's process that lives a little longer must not hold it.
+    if [[ -n $docker_lock ]]; then exec {docker_lock}>&-; fi
+    in_docker_namespace setsid dockerd --data-root "$data" --exec-root "$docker_dir/exec" -H "$DOCKER_HOST" \
+      --pidfile "$docker_dir/pid" "${options[@]}"
+  } > "$docker_dir/log" 2>&1 < /dev/null &
   docker_pid=$!
   local deadline=$((SECONDS + 60))
   until docker version >/dev/null 2>&1; do
@@ -120,4 +129,5 @@ docker_stop() {
   ip netns del "$docker_netns" 2>/dev/null || true
   awk -v dir="$docker_dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount 2>/dev/null || true
   rm -rf --one-file-system "$docker_dir"
+  if [[ -n $docker_lock ]]; then exec {docker_lock}>&-; fi
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 
 /// Pause between two looks at a condition.
 const POLL: Duration = Duration::from_millis(15);
@@ -11,6 +11,7 @@ const POLL: Duration = Duration::from_millis(15);
 /// part of the error when time is up. Prints how long it took.
 pub async fn wait_for<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
     let start = Instant::now();
+    let mut before: Option<Error> = None;
     loop {
         // A look that hangs (a vtysh on a stopped daemon) must not outlive the limit by much.
         let left = limit.saturating_sub(start.elapsed()).max(Duration::from_secs(1));
@@ -20,11 +21,16 @@ pub async fn wait_for<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut(
                 return Ok(value);
             }
             Ok(Err(why)) => why,
-            Err(_) => anyhow!("looking took more than {left:?}"),
+            // What was seen before says more than that the last look was cut short.
+            Err(_) => match before.take() {
+                Some(why) => why.context(format!("looking took more than {left:?}; before that")),
+                None => anyhow!("looking took more than {left:?}"),
+            },
         };
         if start.elapsed() >= limit {
             return Err(why.context(format!("waited {limit:?} in vain for: {what}")));
         }
+        before = Some(why);
         tokio::time::sleep(POLL).await;
     }
 }
@@ -33,6 +39,22 @@ pub async fn wait_for<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut(
 mod tests {
     use super::*;
     use anyhow::ensure;
+
+    #[tokio::test]
+    async fn a_look_that_is_cut_short_does_not_hide_the_reason() {
+        let mut n = 0;
+        let err = wait_for("the impossible", Duration::from_millis(60), async || -> Result<()> {
+            n += 1;
+            if n > 1 {
+                std::future::pending::<()>().await;
+            }
+            Err(anyhow!("the reason"))
+        })
+        .await
+        .unwrap_err();
+        let text = format!("{err:#}");
+        assert!(text.contains("looking took more") && text.ends_with("the reason"), "{text}");
+    }
 
     #[tokio::test]
     async fn the_last_reason_is_told() {
