@@ -1,6 +1,7 @@
 //! The data plane: what the reconciler asks of it, and the Linux kernel as one.
 
 mod apply;
+mod child;
 mod divert;
 mod events;
 mod fabric;

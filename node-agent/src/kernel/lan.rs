@@ -255,16 +255,7 @@ impl Kernel {
                     message::add_veth(&at.dev, bridge, &at.interface, *mac, *mtu, netns.fd().as_raw_fd());
                 self.add_link(&at.dev, request)
             }
-            Step::ChildAdd { at, parent, child, mac, mtu } => {
-                let index = self.index(parent)?;
-                let netns = self.foreign_netns(&at.netns)?;
-                let (request, flags) =
-                    message::add_child(&at.interface, index, *child, *mac, *mtu, netns.fd().as_raw_fd());
-                self.remember_child(at.clone());
-                let made = self.connection.request(request, flags).map_err(OpError::from);
-                made.map_err(|e| without(e, "macvlan or ipvlan: load the module"))
-                    .map_err(|e| busy(e, parent))
-            }
+            Step::ChildAdd { at, parent, child, mac, mtu } => self.add_child(at, parent, *child, *mac, *mtu),
             Step::TapAdd { dev, mtu } => self.add_tap(dev, *mtu),
             Step::Move { uplink, bridge, back } => self.move_addresses(uplink, bridge, *back),
             Step::Announce { dev, mac, vlan, addresses, of } => {
@@ -280,7 +271,7 @@ impl Kernel {
         move || stirred.add(Dev::trunk())
     }
 
-    fn foreign_netns(&self, netns: &NetnsRef) -> Result<Netns, OpError> {
+    pub(super) fn foreign_netns(&self, netns: &NetnsRef) -> Result<Netns, OpError> {
         let opened = Netns::open(netns)?;
         if opened.id() == self.own {
             return Err(NetnsError::Own(netns.clone()).into());
@@ -336,7 +327,7 @@ impl Kernel {
 }
 
 /// What the kernel says when it lacks a feature, in words.
-fn without(error: OpError, feature: &str) -> OpError {
+pub(super) fn without(error: OpError, feature: &str) -> OpError {
     match error.errno() {
         Some(libc::EOPNOTSUPP) => OpError::Conflict(format!("this kernel has no {feature}")),
         _ => error,
@@ -344,7 +335,7 @@ fn without(error: OpError, feature: &str) -> OpError {
 }
 
 /// What it says of a parent that cannot have children.
-fn busy(error: OpError, parent: &Dev) -> OpError {
+pub(super) fn busy(error: OpError, parent: &Dev) -> OpError {
     let why = match error.errno() {
         Some(libc::EBUSY) => "is a port of a bridge, or has children of another kind",
         Some(libc::EINVAL) => "has a passthru macvlan, which shares it with nobody",

@@ -122,6 +122,14 @@ pub(crate) fn release(index: u32) -> Request {
     (RouteNetlinkMessage::NewLink(message), 0)
 }
 
+/// Calls a link, which must be down, by another name.
+pub(crate) fn rename(index: u32, name: &Dev) -> Request {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = vec![LinkAttribute::IfName(name.to_string())];
+    (RouteNetlinkMessage::NewLink(message), 0)
+}
+
 /// Sets an alias; an empty one is none.
 pub(crate) fn set_alias(index: u32, alias: &str) -> Request {
     let mut message = LinkMessage::default();

@@ -27,6 +27,8 @@ impl Wire {
             run(&format!("ip link add eth1 netns {host} type veth peer name h{n} netns {switch_name}"))?;
             switch.run(&format!("ip link set h{n} master br0 up"))?;
             run(&format!("ip -n {host} link set eth1 up"))?;
+            // As most machines have one, and most workloads, too.
+            run(&format!("ip -n {host} link add eth0 type veth peer name other"))?;
         }
         Ok(Wire { switch, a, b })
     }
