@@ -130,13 +130,8 @@ pub fn destroy(lab: &LabState, cleanup: bool) -> Result<(), LabError> {
         succeed(command, "containerlab destroy")?;
     }
     // Without it, and with it if the lab was deployed under another name than its file's, which it then does not find.
-    let mut left = labs()?;
-    if let Some(place) = left.iter().position(|other| other.name == lab.name) {
-        let ids = left.swap_remove(place).nodes.into_iter().filter_map(|node| node.container);
-        let mut command = Command::new("docker");
-        command.args(["rm", "--force", "--volumes"]).args(ids);
-        succeed(command, "docker rm")?;
-    }
+    remove_containers(&lab.name)?;
+    let left = labs()?;
     if left.is_empty() {
         remove_networks()?;
     }
@@ -147,6 +142,24 @@ pub fn destroy(lab: &LabState, cleanup: bool) -> Result<(), LabError> {
     let names = lab.nodes.iter().map(NodeState::netns_path);
     for name in names.filter(|name| name.is_symlink() && !name.exists()) {
         std::fs::remove_file(&name).act(|| format!("remove {}", name.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes what is left of a lab's containers. On a busy machine Docker gives up on some of them before they have ended, and
+/// is asked again.
+fn remove_containers(name: &str) -> Result<(), LabError> {
+    let mut tries = 3;
+    while let Some(lab) = labs()?.into_iter().find(|lab| lab.name == name) {
+        let mut command = Command::new("docker");
+        command.args(["rm", "--force", "--volumes"]);
+        command.args(lab.nodes.into_iter().filter_map(|node| node.container));
+        tries -= 1;
+        match succeed(command, "docker rm") {
+            Err(error) if tries == 0 => return Err(error),
+            Ok(_) => break,
+            Err(_) => {}
+        }
     }
     Ok(())
 }
