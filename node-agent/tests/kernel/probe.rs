@@ -1,7 +1,5 @@
 //! Probes on the real kernel: answered through the tunnel, and not when it is cut.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use causeway_agent::probe::{Ask, ProberHandle};
 use causeway_proto::v1;
@@ -9,6 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::host::{Host, PATIENCE, join, state};
 use crate::netns::Netns;
+
+/// Between two probes.
+const INTERVAL_MS: u32 = 10;
+/// Probes without an answer that make a gap worth measuring.
+const UNANSWERED: u32 = 30;
 
 /// Two hosts with a workload each, and a prober on the second.
 struct Pair {
@@ -91,7 +94,7 @@ fn order(method: v1::ProbeMethod) -> v1::ProbeOrder {
         vni: 100,
         address: "10.8.0.5".into(),
         mac: crate::host::mac(5),
-        interval_ms: 10,
+        interval_ms: INTERVAL_MS,
         method: method.into(),
         ..Default::default()
     }
@@ -157,18 +160,19 @@ async fn a_gap_is_measured_to_the_interval() -> Result<()> {
     pair.result(|r| r.received >= 10).await?;
     let begin = std::time::Instant::now();
     pair.cut()?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // As long as it takes for the prober to miss this many answers.
+    pair.result(|r| r.sent > r.received + UNANSWERED).await?;
     pair.mend()?;
     let cut = u32::try_from(begin.elapsed().as_millis())?;
     // A second order for the address is refused while this one goes on.
     pair.begin(v1::ProbeOrder { id: 8, ..order(v1::ProbeMethod::Echo) }).await?;
     let refused = pair.result(|r| r.id == 8).await?;
     ensure!(refused.problem.contains("being probed already, by order 7"), "{refused:?}");
-    let healed = pair.result(|r| r.gaps.iter().any(|gap| gap.end_ms > 0 && gap.lost > 10)).await?;
+    let healed = pair.result(|r| r.gaps.iter().any(|gap| gap.end_ms > 0 && gap.lost >= UNANSWERED)).await?;
     let gap = healed.gaps.iter().max_by_key(|gap| gap.lost).context("a gap")?;
     let length = gap.end_ms - gap.begin_ms;
     println!("cut for about {cut} ms, measured {length} ms, {} lost, {healed:?}", gap.lost);
-    ensure!((200..=cut + 60).contains(&length), "cut {cut} ms, measured {length} ms");
+    ensure!((INTERVAL_MS * UNANSWERED..=cut + 60).contains(&length), "cut {cut} ms, measured {length} ms");
     pair.prober.asks.send(Ask::Cancel(7)).await?;
     let last = pair.last().await?;
     ensure!(last.id == 7 && last.problem.is_empty() && last.duplicated == 0, "{last:?}");
