@@ -53,6 +53,20 @@ async fn repaired(wire: &Wire, state: &v1::NodeState, damage: &str) -> Result<()
     assert_settled(&wire.a.look(state)?)
 }
 
+/// A restart takes no step and makes no rule anew; without ports nothing is left, no table either.
+async fn kept_and_removed(wire: &mut Wire, state: v1::NodeState) -> Result<()> {
+    let before = wire.a.netns.run("nft -a list table netdev causeway")?;
+    wire.a.stop();
+    wire.a.start()?;
+    settle(&mut wire.a, &state).await?;
+    ensure!(wire.a.plane()?.progress.borrow().steps == 0, "a restart took steps");
+    ensure!(wire.a.netns.run("nft -a list table netdev causeway")? == before, "rules were made again");
+    wire.a.set(&v1::NodeState { revision: 99, ports: vec![], ..state }).await?;
+    emptied(&wire.a).await?;
+    let gone = || Ok(wire.a.netns.run("nft list table netdev causeway").is_err());
+    wait_for("no table", PATIENCE, gone).await.map(|_| ())
+}
+
 #[tokio::test]
 async fn routed_ports_drop_spoofs() -> Result<()> {
     let mut wire = Wire::new()?;
@@ -92,16 +106,7 @@ async fn routed_ports_drop_spoofs() -> Result<()> {
         let (_, again, _) = matrix(&from, &mut Ears::by_type(&wire.a.netns, &own)?)?;
         ensure!(again == on, "after {damage}");
     }
-    let before = wire.a.netns.run("nft -a list table netdev causeway")?;
-    wire.a.stop();
-    wire.a.start()?;
-    settle(&mut wire.a, &state).await?;
-    ensure!(wire.a.plane()?.progress.borrow().steps == 0, "a restart took steps");
-    ensure!(wire.a.netns.run("nft -a list table netdev causeway")? == before, "rules were made again");
-    wire.a.set(&v1::NodeState { revision: 99, ports: vec![], ..state }).await?;
-    emptied(&wire.a).await?;
-    wait_for("no table", PATIENCE, || Ok(wire.a.netns.run("nft list table netdev causeway").is_err()))
-        .await?;
+    kept_and_removed(&mut wire, state).await?;
     wire.a.netns.run("nft list table netdev other").map(|_| ())
 }
 
@@ -162,17 +167,7 @@ async fn routed_ports_are_guarded_and_limited() -> Result<()> {
         let (_, again, _) = matrix(&Raw::open(&w5)?, &mut ears(&wire)?)?;
         passes(&again, spoofs)?;
     }
-    let before = wire.a.netns.run("nft -a list table netdev causeway")?;
-    wire.a.stop();
-    wire.a.start()?;
-    settle(&mut wire.a, &state).await?;
-    ensure!(wire.a.plane()?.progress.borrow().steps == 0, "a restart took steps");
-    ensure!(wire.a.netns.run("nft -a list table netdev causeway")? == before, "rules were made again");
-    wire.a.set(&v1::NodeState { revision: 99, ports: vec![], ..state }).await?;
-    emptied(&wire.a).await?;
-    wait_for("no table", PATIENCE, || Ok(wire.a.netns.run("nft list table netdev causeway").is_err()))
-        .await?;
-    Ok(())
+    kept_and_removed(&mut wire, state).await
 }
 
 #[tokio::test]
