@@ -44,6 +44,7 @@ use crate::store::{LeaseId, Store};
 
 pub(crate) use board::{NodeReport, PortProgress};
 pub(crate) use message::node_state;
+pub(crate) use probe::Probe;
 
 use board::Board;
 use claim::Claims;
@@ -147,6 +148,22 @@ impl Agents {
             return PortProgress::Programmed;
         }
         self.board().port_progress(binding, bound_at)
+    }
+
+    /// How far a node is with a port that shall be as some change at `at` made it.
+    pub(crate) fn progress(
+        &self,
+        node: &Name,
+        port: &PortKey,
+        generation: u64,
+        at: Revision,
+    ) -> PortProgress {
+        self.board().progress(node, port, generation, at)
+    }
+
+    /// What is heard of a node.
+    pub(crate) fn hearing(&self, node: &Name) -> crate::ports::Hearing {
+        self.board().hearing(node)
     }
 
     /// What a node says of itself, and whether its agent is connected to some controller.

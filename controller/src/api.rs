@@ -9,6 +9,7 @@ mod events;
 mod explain;
 mod fabric;
 mod history;
+mod moves;
 mod parse;
 mod port;
 mod port_message;
@@ -37,6 +38,7 @@ use crate::fabric::Fabric;
 use crate::history::History;
 use crate::intent::Intent;
 use crate::metrics::{Call, Metrics};
+use crate::moves::task::Mover;
 use crate::ports::Ports;
 use crate::ready::Ready;
 use crate::snapshot::Snapshot;
@@ -60,6 +62,7 @@ pub(crate) struct App {
     pub(crate) state: State,
     pub(crate) intent: Intent,
     pub(crate) ports: Ports,
+    pub(crate) mover: Mover,
     pub(crate) fabric: Fabric,
     pub(crate) agents: Agents,
     pub(crate) history: History,

@@ -18,11 +18,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_proto::{Mac, Name, NetworkKey, PortKey, PortName, Prefix};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, PortName, Prefix, Revision};
 use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 
-use crate::model::{Attachment, Binding, Network, Node, NodeMode, Port};
+use crate::model::{Attachment, Binding, MovePhase, Network, Node, NodeMode, Port};
+use crate::moves;
+use crate::moves::ledger::{self, Seen, Verdict};
 use crate::snapshot::{Record, Snapshot};
 use imports::Imports;
 use place::Place;
@@ -67,21 +69,99 @@ pub fn drifted(view: &View, bound: &Bound<'_>) -> Option<IpAddr> {
         return None;
     }
     let seen = view.imports.macs.get(&(bound.port.key.network.clone(), bound.wire_mac()?))?;
-    let ours = seen.sequence_at(bound.place.vtep).max(evpn::sequence(bound.binding.generation));
-    (seen.vtep != bound.place.vtep && seen.sequence_at(seen.vtep) > ours).then_some(seen.vtep)
+    (seen.vtep != bound.place.vtep && mobility(view, bound).announce.is_none()).then_some(seen.vtep)
 }
 
-/// The port with its records; `None` if it does not exist, is released or lives nowhere.
+/// What follows from what the fabric says of a port's MAC.
+pub fn mobility(view: &View, bound: &Bound<'_>) -> Verdict {
+    let key = bound.wire_mac().map(|mac| (bound.port.key.network.clone(), mac));
+    let seen = key.and_then(|key| view.imports.macs.get(&key));
+    let seen: Vec<Seen> = seen
+        .into_iter()
+        .flat_map(|seen| &seen.sequences)
+        .map(|(vtep, sequence)| Seen { vtep: *vtep, sequence: *sequence })
+        .collect();
+    let learns = bound.place.mode == NodeMode::TorEvpn;
+    ledger::judge(bound.place.vtep, evpn::sequence(bound.binding.generation), learns, &seen)
+}
+
+/// The port with its records; `None` if it does not exist, is released, lives nowhere, or on a node that is fenced.
 pub fn bound<'a>(snapshot: &'a Snapshot, key: &PortKey) -> Option<Bound<'a>> {
     let binding = &snapshot.bindings.get(key)?.value;
     let port = &snapshot.ports.get(key)?.value;
     if !binding.active || port.released_ms.is_some() {
         return None;
     }
+    if snapshot.fences.contains_key(&binding.node) {
+        return None;
+    }
     let network = &snapshot.networks.get(&key.network)?.value;
     let node = &snapshot.nodes.get(&binding.node)?.value;
     let place = place::place(snapshot, node)?;
     Some(Bound { port, binding, network, node, place })
+}
+
+/// Whether a port takes part in its network where it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// It does.
+    #[default]
+    Active,
+    /// It will: everything is programmed there, but down.
+    Prepared,
+    /// It did, and may again.
+    Held,
+}
+
+/// A port's seat at a node: where it is bound, or where a move under way has a place ready for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat<'a> {
+    /// The port; not released.
+    pub port: &'a Port,
+    /// How it is, was or will be bound there.
+    pub binding: &'a Binding,
+    /// Its network.
+    pub network: &'a Network,
+    /// Whether it takes part.
+    pub stage: Stage,
+    /// Revision of the change that gave it this stage.
+    pub revision: Revision,
+}
+
+/// The port's seat at a node; `None` if it has none there. At one node at most it is active: at that of the binding,
+/// and not even there while one side of a move is told to stop.
+pub fn seat<'a>(snapshot: &'a Snapshot, node: &Name, key: &PortKey) -> Option<Seat<'a>> {
+    let bound_at = snapshot.bindings.get(key)?;
+    let (port, binding) = (&snapshot.ports.get(key)?.value, &bound_at.value);
+    if !binding.active || port.released_ms.is_some() || snapshot.fences.contains_key(node) {
+        return None;
+    }
+    let network = &snapshot.networks.get(&key.network)?.value;
+    // Behind a switch that does not exist it is nowhere.
+    place::place(snapshot, &snapshot.nodes.get(node)?.value)?;
+    // A move of another binding is void: somebody unbound the port, or bound it anew.
+    let moving = snapshot.moving(key).filter(|record| moves::holds(&record.value, binding));
+    let at_home = binding.node == *node;
+    let Some(record) = moving else {
+        let seat = Seat { port, binding, network, stage: Stage::Active, revision: bound_at.revision };
+        return at_home.then_some(seat);
+    };
+    let (binding, stage) = match (at_home, record.value.phase) {
+        (true, MovePhase::Stop | MovePhase::Return) => (binding, Stage::Held),
+        (true, _) => (binding, Stage::Active),
+        (false, MovePhase::Prepare | MovePhase::Stop) => (&record.value.to, Stage::Prepared),
+        (false, _) => (&record.value.from, Stage::Held),
+    };
+    let revision = bound_at.revision.max(record.revision);
+    (binding.node == *node).then_some(Seat { port, binding, network, stage, revision })
+}
+
+/// The nodes at which a port has a seat, or would have one but for a fence.
+pub fn nodes_of<'a>(snapshot: &'a Snapshot, key: &PortKey) -> impl Iterator<Item = &'a Node> {
+    let bound = snapshot.bindings.get(key).map(|record| &record.value.node);
+    let moving = snapshot.moving(key).map(|record| [&record.value.from.node, &record.value.to.node]);
+    let others = moving.into_iter().flatten().filter(move |node| Some(*node) != bound);
+    bound.into_iter().chain(others).filter_map(|name| snapshot.nodes.get(name)).map(|record| &record.value)
 }
 
 /// First key that a port of this network can have.
@@ -156,9 +236,9 @@ pub struct Changed {
     pub subnets: BTreeSet<NetworkKey>,
     /// Those subnets, by VRF and prefix.
     pub prefixes: BTreeSet<(Name, Prefix)>,
-    /// Nodes.
+    /// Nodes, by themselves or because they are fenced.
     pub nodes: BTreeSet<Name>,
-    /// Ports, by themselves or by their binding.
+    /// Ports, by themselves, by their binding or by a move.
     pub ports: BTreeSet<PortKey>,
 }
 
@@ -167,6 +247,9 @@ impl Changed {
     pub fn between(old: &Snapshot, new: &Snapshot) -> Self {
         let mut ports = changed_keys(&old.ports, &new.ports);
         ports.extend(changed_keys(&old.bindings, &new.bindings));
+        ports.extend(changed_keys(&old.moves, &new.moves));
+        let mut nodes = changed_keys(&old.nodes, &new.nodes);
+        nodes.extend(changed_keys(&old.fences, &new.fences));
         let mut subnets = BTreeSet::new();
         let prefixes = changed_keys(&old.subnets, &new.subnets);
         for key in &prefixes {
@@ -179,7 +262,7 @@ impl Changed {
             networks: changed_keys(&old.networks, &new.networks),
             subnets,
             prefixes,
-            nodes: changed_keys(&old.nodes, &new.nodes),
+            nodes,
             ports,
         }
     }

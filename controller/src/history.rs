@@ -86,6 +86,8 @@ pub enum EventKind {
     Fenced,
     /// The books were corrected.
     Repaired,
+    /// A move of it went on, and it lives where it did.
+    Moving,
     /// One that a later version wrote.
     #[serde(other)]
     Unknown,

@@ -28,6 +28,10 @@ pub enum RecordKey {
     Binding(PortKey),
     /// The highest generation that a MAC of a network had with ports that are gone.
     Ledger(NetworkKey, Mac),
+    /// The last move of a port.
+    Move(PortKey),
+    /// That a node is kept out.
+    Fence(Name),
 }
 
 impl RecordKey {
@@ -42,6 +46,8 @@ impl RecordKey {
             RecordKey::Port(key) => format!("intent/port/{key}"),
             RecordKey::Binding(key) => format!("intent/binding/{key}"),
             RecordKey::Ledger(network, mac) => format!("intent/ledger/{network}/{mac}"),
+            RecordKey::Move(key) => format!("intent/move/{key}"),
+            RecordKey::Fence(name) => format!("intent/fence/{name}"),
         }
     }
 
@@ -63,6 +69,8 @@ impl RecordKey {
                 let (network, mac) = split_network(rest)?;
                 Some(RecordKey::Ledger(network, mac.parse().ok()?))
             }
+            "move" => Some(RecordKey::Move(full_port(rest)?)),
+            "fence" => Some(RecordKey::Fence(rest.parse().ok()?)),
             _ => None,
         }
     }
@@ -241,7 +249,9 @@ mod tests {
             RecordKey::Node("host1".parse().unwrap()),
             RecordKey::Peer("10.0.0.1".parse().unwrap()),
             RecordKey::Port(port.clone()),
-            RecordKey::Binding(port),
+            RecordKey::Binding(port.clone()),
+            RecordKey::Move(port),
+            RecordKey::Fence("host1".parse().unwrap()),
             RecordKey::Ledger(network, "02:ca:0a:00:00:01".parse().unwrap()),
         ]
     }

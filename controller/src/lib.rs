@@ -17,6 +17,7 @@ pub mod intent;
 pub mod keys;
 mod metrics;
 pub mod model;
+pub mod moves;
 pub mod ports;
 mod ready;
 pub mod run;

@@ -9,12 +9,14 @@ use causeway_proto::{AddressRange, Mac, Name, NetworkKey, PortKey, Prefix, VlanI
 use serde::{Deserialize, Serialize};
 
 mod fabric;
+mod moves;
 mod text;
 
 pub use fabric::{
     Attachment, GATEWAY_MAC, Guard, HostBridge, Irb, MacvlanMode, NodeMode, RateLimit, Uplink, VrfRoute,
     WorkloadKind,
 };
+pub use moves::{Fence, Move, MoveCost, MovePhase, MoveProbe};
 pub use text::{EsiError, parse_esi};
 use text::{esi, targets};
 
@@ -273,6 +275,9 @@ pub struct Binding {
     /// Unix time in milliseconds of the last event of the port that wrote this record. 0: before there was a history.
     #[serde(default, skip_serializing_if = "is_zero64")]
     pub changed_ms: i64,
+    /// Who bound it although the node before might still answer for it, and when; empty: nobody had to.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub forced: String,
 }
 
 fn is_zero(n: &u32) -> bool {

@@ -8,6 +8,7 @@
 //! ```
 
 mod error;
+mod moving;
 mod overlay;
 pub mod plan;
 mod task;
@@ -29,6 +30,7 @@ use crate::steps::{self, Steps};
 use crate::store::Store;
 
 pub use error::PortError;
+pub use moving::{Hearing, HearingOf, MoveOrder, MoveStep, Owner};
 pub(crate) use task::now_ms;
 
 /// A port to create.
@@ -114,8 +116,21 @@ pub struct Stored {
 pub enum Request {
     /// Make it, or find it.
     Create(CreatePort),
-    /// Say where it lives.
-    Bind(PortKey, Place),
+    /// Say where it lives; with a name, by force of whoever that is.
+    Bind(PortKey, Place, Option<String>),
+    /// Take it to another node.
+    Move(PortKey, MoveOrder),
+    /// Take a step of a move.
+    Step(Box<MoveStep>),
+    /// Take it back to where its last move took it from.
+    TurnBack {
+        /// Which one.
+        key: PortKey,
+        /// Why.
+        reason: String,
+        /// Although nobody hears from the node where it is.
+        force: bool,
+    },
     /// Change what may change while it lives.
     Update {
         /// Which one.
@@ -180,7 +195,9 @@ impl Ports {
     /// Starts the task; it ends when `cancel` is cancelled or all handles are dropped.
     pub fn start(store: Arc<dyn Store>, state: State, cancel: CancellationToken) -> Ports {
         // Whoever hears nothing of the fabric has nothing to outbid.
-        Ports::start_hearing(store, state, watch::channel(Imports::default()).1, cancel)
+        // Nor has anybody else an agent.
+        let nobody: Arc<HearingOf> = Arc::new(|_| Hearing::default());
+        Ports::start_hearing(store, state, watch::channel(Imports::default()).1, nobody, cancel)
     }
 
     /// The same, where the fabric says something: a binding's generation goes above the mobility sequences with which
@@ -189,9 +206,10 @@ impl Ports {
         store: Arc<dyn Store>,
         state: State,
         heard: watch::Receiver<Imports>,
+        hearing: Arc<HearingOf>,
         cancel: CancellationToken,
     ) -> Ports {
-        Ports::start_noting(store, state, heard, Counter::default(), Steps::default(), cancel)
+        Ports::start_noting(store, state, heard, hearing, Counter::default(), Steps::default(), cancel)
     }
 
     /// The same, counting the quarantines that had to end early because a pool ran dry, and noting when bindings were
@@ -200,12 +218,13 @@ impl Ports {
         store: Arc<dyn Store>,
         state: State,
         heard: watch::Receiver<Imports>,
+        hearing: Arc<HearingOf>,
         cut_short: Counter,
         steps: Steps,
         cancel: CancellationToken,
     ) -> Ports {
         let (jobs, queue) = mpsc::channel(task::QUEUE);
-        let task = task::Task::new(store, state, heard, queue, cut_short, steps);
+        let task = task::Task::new(store, state, heard, hearing, queue, cut_short, steps);
         tokio::spawn(cancel.run_until_cancelled_owned(task.run()));
         Ports { jobs, by: Arc::default() }
     }
@@ -225,7 +244,28 @@ impl Ports {
 
     /// Says where a port lives. The same place again changes nothing.
     pub async fn bind(&self, key: PortKey, place: Place) -> Result<Stored, PortError> {
-        stored(self.one(Request::Bind(key, place)).await)
+        stored(self.one(Request::Bind(key, place, None)).await)
+    }
+
+    /// The same although the node before may still answer for it, by the will of `by`, for the record.
+    pub async fn bind_by_force(&self, key: PortKey, place: Place, by: String) -> Result<Stored, PortError> {
+        stored(self.one(Request::Bind(key, place, Some(by))).await)
+    }
+
+    /// Begins to take a port to another node; the same again while that is under way changes nothing.
+    pub async fn move_to(&self, key: PortKey, order: MoveOrder) -> Result<(Stored, Revision), PortError> {
+        let (port, revision) = self.one(Request::Move(key, order)).await?;
+        Ok((stored(Ok((port, revision)))?, revision))
+    }
+
+    /// Takes a step of a move; [`PortError::Aborted`] if something has changed since it was decided.
+    pub async fn step(&self, step: MoveStep) -> Result<Revision, PortError> {
+        self.one(Request::Step(Box::new(step))).await.map(|(_, revision)| revision)
+    }
+
+    /// Begins to take a port back to where its last move took it from.
+    pub async fn turn_back(&self, key: PortKey, reason: String, force: bool) -> Result<Revision, PortError> {
+        self.one(Request::TurnBack { key, reason, force }).await.map(|(_, revision)| revision)
     }
 
     /// Changes rate limits and guard; nothing changes if they are so.

@@ -31,7 +31,8 @@ use crate::history::{By, History};
 use crate::http::{self, Health, Phase};
 use crate::intent::Intent;
 use crate::metrics::Metrics;
-use crate::ports::Ports;
+use crate::moves::task::Mover;
+use crate::ports::{HearingOf, Ports};
 use crate::ready::Ready;
 use crate::state::State;
 use crate::steps::Steps;
@@ -290,15 +291,23 @@ fn assemble(
     );
     let steps = Steps::default();
     tasks.spawn(steps.clone().follow(state.clone(), agents.clone(), fabric.clone(), cancel.clone()));
+    let hearing: Arc<HearingOf> = {
+        let agents = agents.clone();
+        Arc::new(move |node| agents.hearing(node))
+    };
     let ports = Ports::start_noting(
         Arc::clone(&store),
         state.clone(),
         fabric.imports(),
+        hearing,
         metrics.quarantines_cut_short.clone(),
         steps.clone(),
         cancel.clone(),
     );
     let ports = ports.on_behalf(By::controller(&config.name));
+    let mover =
+        Mover { ports: ports.clone(), state: state.clone(), agents: agents.clone(), heard: fabric.imports() };
+    tasks.spawn(mover.clone().run(cancel.clone()));
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
     let trim = gc::Trim::new(Arc::clone(&store), config.history_ms());
     tasks.spawn(gc::run(state.clone(), ports.clone(), trim, election, cancel.clone()));
@@ -309,6 +318,7 @@ fn assemble(
         steps,
         name: config.name.clone(),
         history_ms: config.history_ms(),
+        mover,
         store,
         state,
         fabric,

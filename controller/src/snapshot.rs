@@ -11,7 +11,7 @@ use causeway_proto::{Mac, Name, NetworkKey, PortKey, PortName, Prefix, Revision}
 use imbl::{OrdMap, OrdSet};
 
 use crate::keys::RecordKey;
-use crate::model::{Binding, Network, Node, Peer, Port, Subnet, Vrf};
+use crate::model::{Binding, Fence, Move, Network, Node, Peer, Port, Subnet, Vrf};
 
 pub use apply::DecodeError;
 pub use taken::{Runs, Taken};
@@ -49,6 +49,12 @@ pub struct Snapshot {
     pub ledger: OrdMap<(NetworkKey, Mac), Record<u64>>,
     /// Index: who has an address of a VRF.
     pub by_address: OrdMap<(Name, IpAddr), Arc<Record<Port>>>,
+    /// The last move of each port.
+    pub moves: OrdMap<PortKey, Arc<Record<Move>>>,
+    /// Nodes that are kept out.
+    pub fences: OrdMap<Name, Arc<Record<Fence>>>,
+    /// Index: ports under way from or to a node.
+    pub moving: OrdSet<(Name, PortKey)>,
     /// Index: who has a MAC of a network.
     pub by_mac: OrdMap<(NetworkKey, Mac), Arc<Record<Port>>>,
     /// Index: ports actively bound to a node.
@@ -75,6 +81,9 @@ impl Default for Snapshot {
             ports: OrdMap::new(),
             bindings: OrdMap::new(),
             ledger: OrdMap::new(),
+            moves: OrdMap::new(),
+            fences: OrdMap::new(),
+            moving: OrdSet::new(),
             by_address: OrdMap::new(),
             by_mac: OrdMap::new(),
             by_node: OrdSet::new(),
@@ -136,6 +145,18 @@ impl Snapshot {
             .filter_map(|(_, port)| self.bindings.get(port))
     }
 
+    /// Ports under way from or to a node.
+    pub fn moving_at<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a PortKey> {
+        let network = NetworkKey { vrf: Name::lowest(), network: Name::lowest() };
+        let first = (node.clone(), PortKey { network, name: PortName::lowest() });
+        self.moving.range(first..).take_while(move |(n, _)| n == node).map(|(_, port)| port)
+    }
+
+    /// The move of a port that is under way; `None` if it stays where it is.
+    pub fn moving(&self, key: &PortKey) -> Option<&Arc<Record<Move>>> {
+        self.moves.get(key).filter(|record| !record.value.phase.is_over())
+    }
+
     /// Hosts with an uplink to a switch, by name.
     pub fn hosts_behind<'a>(&'a self, switch: &'a Name) -> impl Iterator<Item = &'a Arc<Record<Node>>> {
         let first = (switch.clone(), Name::lowest());
@@ -167,6 +188,8 @@ impl Snapshot {
             RecordKey::Port(key) => self.ports.get(key).map(|r| r.revision),
             RecordKey::Binding(key) => self.bindings.get(key).map(|r| r.revision),
             RecordKey::Ledger(network, mac) => self.ledger.get(&(network.clone(), *mac)).map(|l| l.revision),
+            RecordKey::Move(key) => self.moves.get(key).map(|r| r.revision),
+            RecordKey::Fence(name) => self.fences.get(name).map(|r| r.revision),
         }
     }
 }

@@ -71,7 +71,7 @@ async fn every_bad_request_has_its_code_and_detail() -> Result<()> {
     let status = create(&|r| r.bind = Some(binding("h9"))).await?;
     assert_eq!((status.code(), status.message()), (Code::NotFound, "node h9 does not exist"));
     // Bound elsewhere: unbind first.
-    let request = v1::BindPortRequest { key: Some(key("a")), binding: Some(binding("h2")) };
+    let request = v1::BindPortRequest { key: Some(key("a")), binding: Some(binding("h2")), force: false };
     let status = refused(lab.ports().bind_port(request).await)?;
     assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
     let status = refused(lab.ports().get_port(v1::GetPortRequest { key: Some(key("zz")) }).await)?;

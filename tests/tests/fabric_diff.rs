@@ -179,7 +179,7 @@ impl Fabric {
         let key = v1::PortKey { network: "web".into(), name: name.into(), ..Default::default() };
         let binding = v1::Binding { node: node.into(), netns: "/run/netns/w".into(), ..Default::default() };
         let unbind = v1::UnbindPortRequest { key: Some(key.clone()) };
-        let bind = v1::BindPortRequest { key: Some(key), binding: Some(binding) };
+        let bind = v1::BindPortRequest { key: Some(key), binding: Some(binding), force: false };
         let mut ports = PortServiceClient::new(self.channel.clone());
         ports.unbind_port(unbind).await?;
         ports.bind_port(bind).await?;

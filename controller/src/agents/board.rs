@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use causeway_proto::{Name, PortKey, Revision};
 use serde::{Deserialize, Serialize};
 
+use crate::derive::Stage;
 use crate::model::Binding;
-use crate::snapshot::{Record, Snapshot};
+use crate::ports::Hearing;
+use crate::snapshot::Snapshot;
 
 /// Failed ports that a record names; more are counted in words. Keeps the record far below what a store takes.
 const FAILED_LIMIT: usize = 1000;
@@ -60,6 +62,7 @@ pub(crate) enum PortProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pending {
     generation: u64,
+    stage: Stage,
     bound_at: Revision,
 }
 
@@ -72,6 +75,8 @@ struct Entry {
     /// What its record says, or what the agent said last.
     applied: Revision,
     local: Option<Local>,
+    /// Since when its agent has not been connected, in Unix milliseconds, if that was seen.
+    silent_ms: Option<i64>,
 }
 
 /// What only the controller with the session knows.
@@ -81,9 +86,21 @@ struct Local {
     pending: BTreeMap<PortKey, Pending>,
 }
 
+/// A port as it was sent to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PortTold {
+    pub(super) port: PortKey,
+    pub(super) generation: u64,
+    pub(super) stage: Stage,
+    /// Revision of the change that made it so.
+    pub(super) at: Revision,
+}
+
 /// All nodes.
 #[derive(Debug, Default)]
 pub(super) struct Board {
+    /// What the store says of them has been read once.
+    is_read: bool,
     nodes: BTreeMap<Name, Entry>,
     dirty: BTreeSet<Name>,
 }
@@ -93,6 +110,7 @@ pub(super) struct Board {
 pub(super) struct PortSaid {
     pub(super) port: PortKey,
     pub(super) generation: u64,
+    pub(super) stage: Stage,
     /// `Err`: why it is not programmed.
     pub(super) result: Result<(), String>,
 }
@@ -100,8 +118,18 @@ pub(super) struct PortSaid {
 impl Board {
     /// How far a port is; `bound_at` is the revision of its binding.
     pub(super) fn port_progress(&self, binding: &Binding, bound_at: Revision) -> PortProgress {
-        let Some(entry) = self.nodes.get(&binding.node) else { return PortProgress::Waiting };
-        let (key, generation) = (&binding.port, binding.generation);
+        self.progress(&binding.node, &binding.port, binding.generation, bound_at)
+    }
+
+    /// How far a node is with a port that shall be as some change at `bound_at` made it.
+    pub(super) fn progress(
+        &self,
+        node: &Name,
+        key: &PortKey,
+        generation: u64,
+        bound_at: Revision,
+    ) -> PortProgress {
+        let Some(entry) = self.nodes.get(node) else { return PortProgress::Waiting };
         if let Some((of, problem)) = entry.failed.get(key)
             && *of == generation
         {
@@ -121,10 +149,30 @@ impl Board {
         }
     }
 
+    /// What the store says was read.
+    pub(super) fn read(&mut self) {
+        self.is_read = true;
+    }
+
+    /// What is heard of a node.
+    pub(super) fn hearing(&self, node: &Name) -> Hearing {
+        let Some(entry) = self.nodes.get(node) else {
+            // Before the store was read once, nobody can say that a node never had an agent.
+            return Hearing { known: !self.is_read, ..Hearing::default() };
+        };
+        Hearing {
+            connected: entry.claim.is_some(),
+            known: entry.claim.is_some() || !entry.version.is_empty() || entry.applied > Revision::default(),
+            applied: entry.applied_for_others(),
+            silent_ms: entry.silent_ms,
+        }
+    }
+
     /// A session of this controller begins.
     pub(super) fn begin(&mut self, node: &Name, claim: ClaimRecord, version: String) -> Vec<PortKey> {
         let entry = self.nodes.entry(node.clone()).or_default();
         entry.claim = Some(claim);
+        entry.silent_ms = None;
         entry.version = version;
         // Until the agent has said something of its own, what is known of it holds.
         entry.local = Some(Local { told: entry.applied, pending: BTreeMap::new() });
@@ -133,23 +181,24 @@ impl Board {
     }
 
     /// A session of this controller ends.
-    pub(super) fn end(&mut self, node: &Name) -> Vec<PortKey> {
+    pub(super) fn end(&mut self, node: &Name, now_ms: i64) -> Vec<PortKey> {
         let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
         entry.applied = entry.applied_for_others();
         let pending = entry.local.take().map(|local| local.pending).unwrap_or_default();
         entry.claim = None;
+        entry.silent_ms = Some(now_ms);
         self.dirty.insert(node.clone());
         pending.into_keys().collect()
     }
 
     /// The agent was sent ports up to a revision: what is new or different is open until it answers. `all`: these are
     /// all its ports.
-    pub(super) fn told<'a>(
+    pub(super) fn told(
         &mut self,
         node: &Name,
         revision: Revision,
         all: bool,
-        set: impl Iterator<Item = &'a Record<Binding>>,
+        set: impl Iterator<Item = PortTold>,
         gone: &BTreeSet<PortKey>,
     ) -> Vec<PortKey> {
         let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
@@ -157,14 +206,13 @@ impl Board {
         let known = local.told;
         let mut changed = Vec::new();
         let mut kept = BTreeSet::new();
-        for binding in set {
-            let (key, generation) = (&binding.value.port, binding.value.generation);
+        for PortTold { port: key, generation, stage, at: bound_at } in set {
             kept.insert(key.clone());
-            let failed = entry.failed.get(key).is_some_and(|(of, _)| *of == generation);
+            let failed = entry.failed.get(&key).is_some_and(|(of, _)| *of == generation);
             // A whole state names ports that are long since programmed.
-            if !all || (binding.revision > known && !failed) {
-                local.pending.insert(key.clone(), Pending { generation, bound_at: binding.revision });
-                changed.push(key.clone());
+            if !all || (bound_at > known && !failed) {
+                local.pending.insert(key.clone(), Pending { generation, stage, bound_at });
+                changed.push(key);
             }
         }
         let is_gone = |key: &PortKey| if all { !kept.contains(key) } else { gone.contains(key) };
@@ -186,13 +234,15 @@ impl Board {
         let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
         let Some(local) = &mut entry.local else { return Vec::new() };
         let mut changed = Vec::new();
-        for PortSaid { port, generation, result } in ports {
+        for PortSaid { port, generation, stage, result } in ports {
             match result {
                 Ok(()) => entry.failed.remove(&port),
                 Err(problem) => entry.failed.insert(port.clone(), (generation, problem)),
             };
-            // An answer for an older binding does not close the newer one.
-            if local.pending.get(&port).is_some_and(|pending| pending.generation <= generation) {
+            // An answer for an older binding, or for another stage, does not close the newer one.
+            let closes =
+                |p: &Pending| p.generation < generation || (p.generation == generation && p.stage == stage);
+            if local.pending.get(&port).is_some_and(closes) {
                 local.pending.remove(&port);
             }
             changed.push(port);
@@ -225,13 +275,19 @@ impl Board {
         let between = before.min(applied)..=before.max(applied);
         let moved = snapshot.bindings_at(node).filter(|binding| between.contains(&binding.revision));
         changed.extend(moved.map(|binding| binding.value.port.clone()));
+        changed.extend(snapshot.moving_at(node).cloned());
         changed.into_iter().collect()
     }
 
     /// Another controller's claim, or the end of one.
-    pub(super) fn claimed(&mut self, node: &Name, claim: Option<ClaimRecord>) {
+    pub(super) fn claimed(&mut self, node: &Name, claim: Option<ClaimRecord>, now_ms: i64) {
         let entry = self.nodes.entry(node.clone()).or_default();
         if entry.local.is_none() {
+            entry.silent_ms = match &claim {
+                Some(_) => None,
+                None if entry.claim.is_some() => Some(now_ms),
+                None => entry.silent_ms,
+            };
             entry.claim = claim;
         }
     }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Agents;
 use super::board::ClaimRecord;
 use super::claim::{CLAIMS, REPORTS};
+use crate::ports::now_ms;
 use crate::store::{KeyValue, LeaseId, Store, StoreError, Txn, WatchEvent, Write};
 
 /// How long claims outlive their controller.
@@ -147,6 +148,10 @@ async fn list(agents: &Agents, store: &Arc<dyn Store>) -> Result<Revision, Store
     for entry in &listing.entries {
         take(agents, &entry.key, Some(entry));
     }
+    agents.change_board(|board| {
+        board.read();
+        Vec::new()
+    });
     Ok(listing.revision)
 }
 
@@ -160,7 +165,7 @@ fn take(agents: &Agents, path: &str, entry: Option<&KeyValue>) {
             agents.evict(&node, entry.revision);
         }
         agents.change_board(|board| {
-            board.claimed(&node, claim);
+            board.claimed(&node, claim, now_ms());
             Vec::new()
         });
     } else if let Some(node) = path.strip_prefix(REPORTS).and_then(|name| name.parse::<Name>().ok()) {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Revision, Vni, v1};
 
 use super::board::PortSaid;
+use crate::derive::Stage;
 use crate::derive::node::{NodeDelta, NodeNetwork, NodePort, NodeSelf, NodeState, RemoteMac};
 use crate::intent::message::words;
 use crate::model::{Attachment, NodeMode};
@@ -110,9 +111,17 @@ fn ports(state: &NodeState) -> Vec<v1::NodePort> {
         rate: (!port.rate.is_none())
             .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
         guarded: port.guarded,
-        stage: v1::PortStage::Active.into(),
+        stage: stage(port.stage).into(),
     };
     state.ports.iter().map(message).collect()
+}
+
+fn stage(stage: Stage) -> v1::PortStage {
+    match stage {
+        Stage::Active => v1::PortStage::Active,
+        Stage::Prepared => v1::PortStage::Prepared,
+        Stage::Held => v1::PortStage::Held,
+    }
 }
 
 fn remotes(state: &NodeState) -> Vec<v1::RemoteMac> {
@@ -141,7 +150,12 @@ pub(super) fn said(status: v1::AgentStatus) -> (Revision, Vec<PortSaid>, Vec<Str
             }
             (false, problem) => Err(short(problem)),
         };
-        Some(PortSaid { port: port.port.parse().ok()?, generation: port.generation, result })
+        let stage = match v1::PortStage::try_from(port.stage) {
+            Ok(v1::PortStage::Prepared) => Stage::Prepared,
+            Ok(v1::PortStage::Held) => Stage::Held,
+            _ => Stage::Active,
+        };
+        Some(PortSaid { port: port.port.parse().ok()?, generation: port.generation, stage, result })
     };
     let ports = status.ports.into_iter().filter_map(port).collect();
     let problems = status.problems.into_iter().take(PROBLEMS).map(short).collect();

@@ -8,14 +8,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tonic::{Status, Streaming};
 
+use super::board::PortTold;
 use super::claim::Claimed;
 use super::levels::Levels;
 use super::probe::{ORDERS, Order};
 use super::{Agents, Seat, message};
 use crate::api::status::Refusal;
-use crate::derive::Changed;
 use crate::derive::imports::Imports;
-use crate::derive::node::{self, Next, View};
+use crate::derive::node::{self, Next, NodeState, View};
+use crate::derive::{self, Changed};
+use crate::ports::now_ms;
 use crate::snapshot::Snapshot;
 use crate::store::LeaseId;
 
@@ -136,7 +138,7 @@ impl Session {
         agents.shared.metrics.agents.dec();
         // A newer session of the same agent has the seat, the board and the claim by now.
         if agents.leave_seat(&self.node, self.seat.session) {
-            agents.change_board(|board| board.end(&self.node));
+            agents.change_board(|board| board.end(&self.node, now_ms()));
             agents.shared.dirty.notify_one();
             if let Claimed::At(revision) = self.claimed {
                 self.give_back(revision);
@@ -269,13 +271,13 @@ impl Session {
                 Some(self.full_state(&new).await?)
             }
             Next::Delta(delta) if delta.is_empty() => {
-                self.note_told(&new.snapshot, false, std::iter::empty(), &Default::default());
+                self.note_told(&new.snapshot, false, &NodeState::default(), &Default::default());
                 None
             }
             Next::Delta(delta) => {
                 self.agents.shared.metrics.agent_deltas.inc();
                 self.levels.set_due();
-                self.note_told(&new.snapshot, false, delta.set.ports.keys(), &delta.deleted_ports);
+                self.note_told(&new.snapshot, false, &delta.set, &delta.deleted_ports);
                 Some(message::delta(&delta, revision))
             }
         };
@@ -297,19 +299,22 @@ impl Session {
             return Err(Refusal::not_found(format!("node {} was deleted", self.node), ""));
         };
         self.agents.shared.metrics.agent_snapshots.inc();
-        self.note_told(&view.snapshot, true, state.ports.keys(), &Default::default());
+        self.note_told(&view.snapshot, true, &state, &Default::default());
         Ok(message)
     }
 
-    fn note_told<'a>(
+    fn note_told(
         &self,
         snapshot: &Arc<Snapshot>,
         all: bool,
-        ports: impl Iterator<Item = &'a causeway_proto::PortKey>,
+        set: &NodeState,
         gone: &std::collections::BTreeSet<causeway_proto::PortKey>,
     ) {
-        let bindings = ports.filter_map(|key| snapshot.bindings.get(key)).map(|record| &**record);
-        self.agents.change_board(|board| board.told(&self.node, snapshot.revision, all, bindings, gone));
+        let told = set.ports.iter().filter_map(|(key, port)| {
+            let at = derive::seat(snapshot, &self.node, key)?.revision;
+            Some(PortTold { port: key.clone(), generation: port.generation, stage: port.stage, at })
+        });
+        self.agents.change_board(|board| board.told(&self.node, snapshot.revision, all, told, gone));
     }
 
     fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Refusal> {

@@ -149,7 +149,7 @@ pub(super) fn event_message(told: Told) -> v1::Event {
 }
 
 /// Kinds and their numbers.
-const KINDS: [(EventKind, v1::EventKind); 15] = [
+const KINDS: [(EventKind, v1::EventKind); 16] = [
     (EventKind::Created, v1::EventKind::Created),
     (EventKind::TakenBack, v1::EventKind::TakenBack),
     (EventKind::Bound, v1::EventKind::Bound),
@@ -165,6 +165,7 @@ const KINDS: [(EventKind, v1::EventKind); 15] = [
     (EventKind::RolledBack, v1::EventKind::RolledBack),
     (EventKind::Fenced, v1::EventKind::Fenced),
     (EventKind::Repaired, v1::EventKind::Repaired),
+    (EventKind::Moving, v1::EventKind::Moving),
 ];
 
 fn kind_message(kind: EventKind) -> v1::EventKind {

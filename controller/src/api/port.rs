@@ -54,12 +54,19 @@ impl PortService for Service {
         request: Request<v1::BindPortRequest>,
     ) -> Result<Response<v1::BindPortResponse>, Status> {
         let (metadata, extensions, request) = request.into_parts();
-        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
+        let by = caller(&metadata, &extensions);
+        let ports = self.0.ports.on_behalf(by.clone());
         let work = async {
             let key = parse::port_key("key", request.key)?;
             let Some(binding) = request.binding else { return Err(Refusal::field("binding", "is required")) };
             let place = parse::place("binding", binding)?;
-            let stored = ports.bind(key, place).await?;
+            let stored = match request.force {
+                true => {
+                    tracing::warn!(port = %key, node = %place.node, actor = by.actor, "bound by force");
+                    ports.bind_by_force(key, place, by.actor).await?
+                }
+                false => ports.bind(key, place).await?,
+            };
             Ok(v1::BindPortResponse { port: Some(self.stored(&stored)) })
         };
         self.0.unary("PortService/BindPort", &metadata, work).await

@@ -1,14 +1,17 @@
 //! Ports as messages: intent from the snapshot, state from what the node and the fabric say.
 
+use std::sync::Arc;
+
 use causeway_proto::{Name, PortKey, Revision, v1};
 
 use super::App;
 use super::parse::Filter;
 use crate::agents::PortProgress;
 use crate::intent::message::words;
-use crate::model::{Attachment, Binding, Port};
+use crate::model::{Attachment, Binding, Move, MovePhase, Port};
+use crate::moves;
 use crate::ports::plan::quarantine_ends_ms;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Record, Snapshot};
 
 /// A key as a message.
 pub(super) fn key_message(key: &PortKey) -> v1::PortKey {
@@ -37,7 +40,14 @@ pub(super) fn message(
     revision: Revision,
 ) -> v1::Port {
     let binding = binding.filter(|(binding, _)| binding.active && port.released_ms.is_none());
-    let (state, problem) = state(app, port, binding);
+    let (mut state, problem) = state(app, port, binding);
+    let moves = |record: &Arc<Record<Move>>| {
+        let moving = record.value.phase != MovePhase::Hold;
+        moving && binding.is_some_and(|(binding, _)| moves::holds(&record.value, binding))
+    };
+    if state != v1::PortState::Failed && snapshot.moving(&port.key).is_some_and(moves) {
+        state = v1::PortState::Moving;
+    }
     v1::Port {
         key: Some(key_message(&port.key)),
         addresses: port.addresses.iter().map(ToString::to_string).collect(),
@@ -75,7 +85,7 @@ fn state(app: &App, port: &Port, binding: Option<(&Binding, Revision)>) -> (v1::
     (state, String::new())
 }
 
-fn binding_message(binding: &Binding) -> v1::Binding {
+pub(super) fn binding_message(binding: &Binding) -> v1::Binding {
     v1::Binding {
         node: binding.node.to_string(),
         kind: words::kind(binding.kind).into(),

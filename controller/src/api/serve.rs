@@ -9,6 +9,7 @@ use causeway_proto::v1::agent_service_server::AgentServiceServer;
 use causeway_proto::v1::config_service_server::ConfigServiceServer;
 use causeway_proto::v1::fabric_service_server::FabricServiceServer;
 use causeway_proto::v1::history_service_server::HistoryServiceServer;
+use causeway_proto::v1::move_service_server::MoveServiceServer;
 use causeway_proto::v1::port_service_server::PortServiceServer;
 use causeway_proto::v1::ready_service_server::ReadyServiceServer;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -18,7 +19,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use super::{App, agent, config, fabric, history, port, ready};
+use super::{App, agent, config, fabric, history, moves, port, ready};
 use crate::config::{Listen, Tls};
 
 /// Largest request taken, in bytes: a thousand ports with labels have less than one megabyte.
@@ -133,6 +134,7 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
     reporter.set_serving::<HistoryServiceServer<history::Service>>().await;
     reporter.set_serving::<AgentServiceServer<agent::Service>>().await;
     reporter.set_serving::<ReadyServiceServer<ready::Service>>().await;
+    reporter.set_serving::<MoveServiceServer<moves::Service>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(causeway_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -148,6 +150,8 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         AgentServiceServer::new(agent::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let waits =
         ReadyServiceServer::new(ready::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
+    let moves =
+        MoveServiceServer::new(moves::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     Ok(Routes::new(health)
         .add_service(reflection)
         .add_service(ports)
@@ -155,7 +159,8 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         .add_service(fabric)
         .add_service(waits)
         .add_service(agents)
-        .add_service(history))
+        .add_service(history)
+        .add_service(moves))
 }
 
 /// Serves one address until `cancel`; then open calls are finished and no new ones taken.

@@ -42,7 +42,7 @@ use causeway_proto::{Mac, Name, NetworkKey, PortKey, Prefix, Vni};
 
 use super::presence::{is_bridged_at, networks_of_node, router_mac_at, vteps_of_network};
 use super::routing::{asymmetric_networks, domain, irb, vrf_exports};
-use super::{Changed, View, bound, drifted, place, ports_of_network, ports_of_node};
+use super::{Changed, View, bound, drifted, mobility, nodes_of, place, ports_of_network, ports_of_node};
 use crate::model::{CONNECTED_WAYS, Irb, Network, NodeMode};
 use crate::snapshot::Snapshot;
 
@@ -146,13 +146,9 @@ pub fn port_routes(view: &View, context: &Context, key: &PortKey) -> Result<Vec<
     let (Some(mac), None) = (bound.wire_mac(), drifted(view, &bound)) else { return Ok(Vec::new()) };
     let (port, network, place) = (bound.port, bound.network, bound.place);
     let mut plain = attributes(network, place.vtep, context)?;
-    plain.sequence = sequence(bound.binding.generation);
+    let Some(sequence) = mobility(view, &bound).announce else { return Ok(Vec::new()) };
+    plain.sequence = sequence;
     plain.esi = place.esi;
-    if place.mode == NodeMode::TorEvpn
-        && let Some(seen) = view.imports.macs.get(&(key.network.clone(), mac))
-    {
-        plain.sequence = plain.sequence.max(seen.sequence_at(place.vtep));
-    }
     let rd = RouteDistinguisher::new(context.router_id, network.rd_number);
     let route = |ip, attributes: &Arc<Attributes>| Route {
         key: RouteKey::MacIp { rd, etag: 0, mac, ip },

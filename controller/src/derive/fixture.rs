@@ -14,8 +14,8 @@ use super::imports::{ImportTable, Policy};
 use super::node::View;
 use crate::keys::RecordKey;
 use crate::model::{
-    Attachment, Binding, Irb, MacvlanMode, Network, Node, NodeMode, Port, RateLimit, Subnet, Uplink, Vrf,
-    VrfRoute, WorkloadKind,
+    Attachment, Binding, Fence, Irb, MacvlanMode, Move, MovePhase, Network, Node, NodeMode, Port, RateLimit,
+    Subnet, Uplink, Vrf, VrfRoute, WorkloadKind,
 };
 use crate::snapshot::Snapshot;
 
@@ -216,8 +216,45 @@ impl World {
             generation: before + u64::from(active),
             active,
             changed_ms: 0,
+            forced: String::new(),
         };
         self.put(&RecordKey::Binding(port), &binding);
+    }
+
+    /// A move of a bound port that is in this phase, or goes on to it.
+    pub(crate) fn move_port(&mut self, port: &str, node: &str, phase: MovePhase) {
+        let key = port_key(port);
+        let Some(now) = self.snapshot.bindings.get(&key).map(|record| record.value.clone()) else { return };
+        let known = self.snapshot.moving(&key).map(|record| record.value.clone());
+        let known = known.filter(|moving| crate::moves::holds(moving, &now));
+        let to = Binding { node: name(node), generation: now.generation + 1, ..now.clone() };
+        let mut moving = known.unwrap_or_else(|| Move {
+            port: key.clone(),
+            phase,
+            from: now.clone(),
+            to,
+            by: String::new(),
+            steps: vec![(phase, 0)],
+            prepare_ms: 10_000,
+            window_ms: 60_000,
+            max_loss_ms: 500,
+            reason: String::new(),
+            cost: None,
+            before: Vec::new(),
+            changed_ms: 0,
+            forced: false,
+        });
+        moving.phase = phase;
+        let place = match phase {
+            MovePhase::Prepare | MovePhase::Stop | MovePhase::Undone => &mut moving.from,
+            _ => &mut moving.to,
+        };
+        if now.node != place.node {
+            place.generation = now.generation + 1;
+            let binding = Binding { active: true, ..place.clone() };
+            self.put(&RecordKey::Binding(key.clone()), &binding);
+        }
+        self.put(&RecordKey::Move(key), &moving);
     }
 
     /// Two networks, three nodes, a port of `web` on the first two.
@@ -330,6 +367,10 @@ pub(crate) enum Step {
     /// A host behind switches: the first, the second or both; with an Ethernet segment.
     Host(u8, u8, bool),
     Attach(u8, u8, u8),
+    /// A move of a port to a host, as far as this.
+    Move(u8, u8, MovePhase),
+    /// A host is kept out, or let in.
+    Fence(u8, bool),
     Irb(u8, u8),
     Vrf {
         n: u8,
@@ -378,6 +419,8 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0u8..2, 0u8..4, any::<bool>(), any::<bool>()).prop_map(|(n, m, a, l)| Step::Switch(n, m, a, l)),
         2 => (0u8..2, 0u8..3, any::<bool>()).prop_map(|(n, s, e)| Step::Host(n, s, e)),
         6 => (0u8..12, 0u8..5, 0u8..5).prop_map(|(p, n, a)| Step::Attach(p, n, a)),
+        4 => (0u8..8, 0u8..4, phases()).prop_map(|(p, n, phase)| Step::Move(p, n, phase)),
+        1 => (0u8..4, any::<bool>()).prop_map(|(n, there)| Step::Fence(n, there)),
         2 => (0u8..3, 0u8..4).prop_map(|(n, irb)| Step::Irb(n, irb)),
         2 => (0u8..2, any::<bool>(), 0u8..3, any::<bool>(), proptest::option::of(0u8..3)).prop_map(
             |(n, l3, leak, no_connected, route)| Step::Vrf { n, l3, leak, no_connected, route }
@@ -390,6 +433,11 @@ pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
         ),
     ];
     proptest::collection::vec(step, 1..40)
+}
+
+fn phases() -> impl Strategy<Value = MovePhase> {
+    use MovePhase::{Done, Hold, Prepare, Return, Stop, Undone, Verify};
+    proptest::sample::select(vec![Prepare, Stop, Verify, Hold, Return, Done, Undone])
 }
 
 pub(crate) const NETWORKS: [&str; 3] = ["web", "db", "red/app"];
@@ -449,6 +497,16 @@ impl World {
                 self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/16".parse().unwrap()));
                 self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/24".parse().unwrap()));
                 self.subnet("web", if *wide { "10.8.0.0/16" } else { "10.8.0.0/24" }, Some("10.8.0.1"));
+            }
+            Step::Move(p, n, phase) => self.move_port(&nth_port(*p), &format!("h{n}"), *phase),
+            Step::Fence(n, there) => {
+                let node = name(&format!("h{n}"));
+                let fence =
+                    Fence { node: node.clone(), reason: "test".into(), by: String::new(), since_ms: 0 };
+                match there {
+                    true => self.put(&RecordKey::Fence(node), &fence),
+                    false => self.delete(&RecordKey::Fence(node)),
+                }
             }
             Step::Announce { .. } | Step::Withdraw { .. } | Step::Flood { .. } => self.hear(table, step),
             Step::Prefix { .. } | Step::Routed { .. } => self.hear_routed(table, step),

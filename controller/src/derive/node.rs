@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use causeway_proto::{Mac, Name, NetworkKey, PortKey, Prefix, VlanId, Vni};
 
 pub use super::View;
-use super::{Changed, place};
+use super::{Changed, Stage, place};
 use crate::model::{self, Attachment, HostBridge, MacvlanMode, NodeMode, RateLimit, WorkloadKind};
 use crate::snapshot::Snapshot;
 use part::part;
@@ -155,6 +155,8 @@ pub struct NodePort {
     pub interface: String,
     /// Generation of the binding.
     pub generation: u64,
+    /// Whether it takes part.
+    pub stage: Stage,
 }
 
 /// A workload behind another VTEP.

@@ -7,16 +7,23 @@ use std::net::IpAddr;
 
 use causeway_proto::{Name, NetworkKey, PortKey, PortName};
 
-use super::{bound, first_key, place, ports_on_node, routing};
+use super::{bound, first_key, place, ports_on_node, routing, seat};
 use crate::model::{Irb, Node, NodeMode};
 use crate::snapshot::Snapshot;
 
 /// True if a bound port of the network is on this very node.
 fn has_ports(snapshot: &Snapshot, node: &Name, network: &NetworkKey) -> bool {
     ports_on_node(snapshot, node, network).any(|key| bound(snapshot, key).is_some())
+        || waiting(snapshot, node).any(|key| key.network == *network)
 }
 
-/// Networks of a VRF, or all, with a bound port on this very node; one step a network and not one a port.
+/// Ports that a move keeps ready at a node: their networks must be there before they are.
+fn waiting<'a>(snapshot: &'a Snapshot, node: &'a Name) -> impl Iterator<Item = &'a PortKey> {
+    snapshot.moving_at(node).filter(move |key| seat(snapshot, node, key).is_some())
+}
+
+/// Networks of a VRF, or all, with a bound port on this very node, or one that a move keeps ready there; one step a
+/// network and not one a port. One may come twice.
 fn ported<'a>(
     snapshot: &'a Snapshot,
     node: &'a Name,
@@ -24,7 +31,9 @@ fn ported<'a>(
 ) -> impl Iterator<Item = NetworkKey> + 'a {
     let lowest = NetworkKey { vrf: vrf.cloned().unwrap_or_else(Name::lowest), network: Name::lowest() };
     let mut from = (node.clone(), first_key(&lowest));
-    std::iter::from_fn(move || {
+    let waiting = waiting(snapshot, node).map(|key| &key.network);
+    let waiting = waiting.filter(move |network| vrf.is_none_or(|vrf| network.vrf == *vrf)).cloned();
+    let bound = std::iter::from_fn(move || {
         loop {
             let (n, key) = snapshot.by_node.range(from.clone()..).next()?;
             if n != node || vrf.is_some_and(|vrf| key.network.vrf != *vrf) {
@@ -36,7 +45,8 @@ fn ported<'a>(
                 return Some(network);
             }
         }
-    })
+    });
+    bound.chain(waiting)
 }
 
 /// The machines whose ports a node has to do with: itself, and the hosts behind a switch.

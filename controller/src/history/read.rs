@@ -247,7 +247,9 @@ pub(crate) fn read(entry: &KeyValue) -> Vec<Told> {
 fn live(snapshot: &Snapshot, key: &PortKey) -> Option<Tenant> {
     let port: &Port = &snapshot.ports.get(key)?.value;
     let binding = snapshot.bindings.get(key).map(|record| record.value.changed_ms);
-    let heads = [port.changed_ms()].into_iter().chain(binding.filter(|ms| *ms != 0)).collect();
+    let moved = snapshot.moves.get(key).map(|record| record.value.changed_ms);
+    let others = binding.into_iter().chain(moved).filter(|ms| *ms != 0);
+    let heads = [port.changed_ms()].into_iter().chain(others).collect();
     Some(Tenant { port: key.clone(), from_ms: port.created_ms, to_ms: None, heads })
 }
 
@@ -286,6 +288,6 @@ fn holder(snapshot: &Snapshot, tenant: Tenant, told: &[Told], at_ms: i64) -> Hol
 impl EventKind {
     /// True if one knows after it where the port is in its life.
     fn says_state(self) -> bool {
-        !matches!(self, EventKind::Updated | EventKind::Repaired | EventKind::Unknown)
+        !matches!(self, EventKind::Updated | EventKind::Repaired | EventKind::Moving | EventKind::Unknown)
     }
 }

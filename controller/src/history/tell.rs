@@ -50,6 +50,8 @@ fn event(port: Option<&Port>, binding: Option<&Binding>, planned: &Planned) -> E
     let mut before: Vec<i64> = Vec::new();
     before.extend(port.filter(|_| rewritten).map(Port::changed_ms));
     before.extend(binding.filter(|_| rebound).map(|b| b.changed_ms).filter(|ms| *ms != 0));
+    before.extend(planned.moved_ms.filter(|ms| *ms != 0));
+    before.sort_unstable();
     before.dedup();
     let shown = after.or(port);
     Event {

@@ -4,6 +4,7 @@ mod create;
 mod end;
 mod fit;
 mod place;
+mod transfer;
 
 use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Revision};
 use serde::Serialize;
@@ -19,10 +20,10 @@ use crate::store::{Compare, Write};
 pub use create::check_labels;
 pub use end::quarantine_ends_ms;
 pub use fit::{Unfit, unfit};
-pub use place::interface_name;
+pub use place::{interface_name, sequence_elsewhere};
 
 /// What a request takes besides itself.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Context<'a> {
     /// Unix time in milliseconds.
     pub now_ms: i64,
@@ -30,6 +31,8 @@ pub struct Context<'a> {
     pub seed: Option<u64>,
     /// What the fabric says.
     pub heard: &'a Imports,
+    /// What is heard of nodes.
+    pub hearing: &'a super::HearingOf,
 }
 
 /// What a port and its binding will be.
@@ -69,6 +72,8 @@ pub struct Planned {
     pub(crate) kind: Option<EventKind>,
     /// Why, for the history; may be empty.
     pub(crate) cause: String,
+    /// When the move's record that this one replaces or removes was written, in Unix milliseconds.
+    pub(crate) moved_ms: Option<i64>,
     /// What the history says of it.
     pub event: Option<Event>,
 }
@@ -118,10 +123,21 @@ impl Refusal {
     }
 }
 
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context")
+            .field("now_ms", &self.now_ms)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What to do about a request.
 pub fn plan(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Plan, Refusal> {
     let mut plan = decide(view, request, context)?;
-    if let Plan::Write(planned) = &mut plan {
+    if let Plan::Write(planned) = &mut plan
+        && planned.is_told()
+    {
         history::tell(view, planned, context)?;
     }
     Ok(plan)
@@ -131,13 +147,30 @@ fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Pl
     match request {
         Request::Create(create) => create::plan(view, create, context),
         Request::Free { key, quarantined, cause } => end::free(view, key, *quarantined, cause),
-        Request::Bind(key, place) => place::bind(view, key, place, context.heard),
+        Request::Bind(key, place, force) => place::bind(view, key, place, force.as_deref(), context),
+        Request::Move(key, order) => transfer::start(view, key, order, context),
+        Request::Step(step) => transfer::advance(view, step, context),
+        Request::TurnBack { key, reason, force } => {
+            transfer::turn_back(view, key, reason, *force, context.now_ms)
+        }
         Request::Update { key, rate, guard } => place::update(view, key, *rate, *guard),
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => end::release(view, key, context.now_ms),
         Request::Release { key, forget: true } => end::forget(view, key, context.now_ms, "forgotten"),
         Request::Expire { key, now_ms } => end::expire(view, key, *now_ms),
     }
+}
+
+/// The move that an order would begin, or what stands against it; `None` if it is under way already.
+pub fn preview(
+    snapshot: &crate::snapshot::Snapshot,
+    key: &PortKey,
+    order: &super::MoveOrder,
+    context: Context<'_>,
+) -> Result<Option<crate::model::Move>, PortError> {
+    let overlay = super::overlay::Overlay::default();
+    let view = View { snapshot, overlay: &overlay };
+    transfer::begin(&view, key, order, context, &mut Planned::new(key)).map_err(|refusal| refusal.error)
 }
 
 /// When a released port's addresses go back to the pool, in Unix milliseconds; `None`: never, or it is not released.
@@ -173,8 +206,16 @@ impl Planned {
             effect: Effect { key: key.clone(), port: None, binding: None, created: false },
             kind: None,
             cause: String::new(),
+            moved_ms: None,
             event: None,
         }
+    }
+
+    /// True if the history tells of it: a move goes on, or the port or its binding will be another, or gone.
+    fn is_told(&self) -> bool {
+        self.kind.is_some()
+            || self.effect.port.as_ref().is_none_or(|part| part.revision.is_none())
+            || self.effect.binding.as_ref().is_some_and(|part| part.revision.is_none())
     }
 
     fn put(&mut self, path: String, value: &impl Serialize) -> Result<(), PortError> {

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::overlay::{Flight, Overlay, View};
 use super::plan::{self, Belief, Context, Plan, Refusal};
-use super::{Answer, Job, PortError, Request};
+use super::{Answer, HearingOf, Job, PortError, Request};
 use crate::alloc;
 use crate::derive::imports::Imports;
 use crate::keys::RecordKey;
@@ -42,6 +42,8 @@ pub(super) struct Task {
     state: State,
     /// What the fabric says.
     heard: watch::Receiver<Imports>,
+    /// What is heard of nodes.
+    hearing: Arc<HearingOf>,
     queue: mpsc::Receiver<Job>,
     backlog: VecDeque<Job>,
     /// Requests about ports of which a transaction is under way.
@@ -75,6 +77,7 @@ impl Task {
         store: Arc<dyn Store>,
         state: State,
         heard: watch::Receiver<Imports>,
+        hearing: Arc<HearingOf>,
         queue: mpsc::Receiver<Job>,
         cut_short: Counter,
         steps: Steps,
@@ -83,6 +86,7 @@ impl Task {
             store,
             state,
             heard,
+            hearing,
             queue,
             backlog: VecDeque::new(),
             parked: BTreeMap::new(),
@@ -153,6 +157,7 @@ impl Task {
         let seed = self.contended_until.filter(|until| Instant::now() < *until).map(|_| self.own_seed);
         let (now_ms, heard) = (now_ms(), self.heard.borrow().clone());
         let mut batch = Batch::new(now_ms);
+        let hearing = Arc::clone(&self.hearing);
         while let Some(job) = self.backlog.pop_front() {
             let key = job.request.key();
             if self.overlay.in_flight(key) {
@@ -161,7 +166,8 @@ impl Task {
             }
             let seed = if job.tries == 0 { seed } else { Some(alloc::seed(&key.to_string(), job.tries)) };
             let view = View { snapshot, overlay: &self.overlay };
-            match plan::plan(&view, &job.request, Context { now_ms, seed, heard: &heard }) {
+            match plan::plan(&view, &job.request, Context { now_ms, seed, heard: &heard, hearing: &*hearing })
+            {
                 Ok(Plan::Done(effect)) => {
                     let seen = snapshot.revision;
                     job.reply(Ok((effect.stored(seen), effect.stored(seen).map_or(seen, |s| s.revision))));
@@ -357,7 +363,10 @@ impl Request {
     pub(super) fn key(&self) -> &PortKey {
         match self {
             Request::Create(create) => &create.key,
-            Request::Bind(key, _)
+            Request::Step(step) => &step.next.port,
+            Request::Bind(key, ..)
+            | Request::Move(key, _)
+            | Request::TurnBack { key, .. }
             | Request::Update { key, .. }
             | Request::Unbind(key)
             | Request::Release { key, .. }

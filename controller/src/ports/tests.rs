@@ -61,7 +61,11 @@ impl World {
 
     fn plan(&self, request: &Request, now_ms: i64) -> Result<Plan, Refusal> {
         let view = View { snapshot: &self.snapshot, overlay: &self.overlay };
-        plan(&view, request, Context { now_ms, seed: None, heard: &self.heard })
+        plan(
+            &view,
+            request,
+            Context { now_ms, seed: None, heard: &self.heard, hearing: &|_| Hearing::default() },
+        )
     }
 
     /// Plans and commits. Every compare must hold: nobody else is here.
@@ -131,7 +135,7 @@ fn request() -> impl Strategy<Value = Request> {
                 bind: node.map(place),
                 ..create(&name)
             })),
-        2 => (name.clone(), 1..4u8).prop_map(|(name, node)| Request::Bind(key(&name), place(node))),
+        2 => (name.clone(), 1..4u8).prop_map(|(name, node)| Request::Bind(key(&name), place(node), None)),
         1 => name.clone().prop_map(|name| Request::Unbind(key(&name))),
         2 => (name.clone(), any::<bool>()).prop_map(|(name, forget)| Request::Release { key: key(&name), forget }),
         2 => (name.clone(), prop::bool::weighted(0.8)).prop_map(|(name, quarantined)| Request::Free {
@@ -259,7 +263,7 @@ proptest! {
         let mut world = World::with_network();
         world.create("a").unwrap();
         let place = Place { netns: netns.clone(), interface: interface.clone(), ..place(1) };
-        if world.run(&Request::Bind(key("a"), place), 1).is_ok() {
+        if world.run(&Request::Bind(key("a"), place, None), 1).is_ok() {
             prop_assert!(netns.starts_with('/') || netns.starts_with("pid:"));
             prop_assert!(interface.len() < 16 && !interface.contains(['/', ' ', ':']));
         }
@@ -308,16 +312,16 @@ fn what_is_taken_is_refused_with_its_owner() {
     let error = world.run(&Request::Create(other), 1).unwrap_err();
     assert!(error.hint().contains("10.0.0.2") && !error.retryable(), "{error:?}");
     // A port elsewhere must be unbound before it is bound here.
-    world.run(&Request::Bind(key("a"), place(1)), 1).unwrap();
-    let error = world.run(&Request::Bind(key("a"), place(2)), 1).unwrap_err();
+    world.run(&Request::Bind(key("a"), place(1), None), 1).unwrap();
+    let error = world.run(&Request::Bind(key("a"), place(2), None), 1).unwrap_err();
     assert!(matches!(&error, PortError::Precondition { owner, .. } if owner == "node n1"), "{error:?}");
     assert!(error.hint().contains("causeway port unbind default/web/a"));
-    let error = world.run(&Request::Bind(key("a"), place(7)), 1).unwrap_err();
+    let error = world.run(&Request::Bind(key("a"), place(7), None), 1).unwrap_err();
     assert!(matches!(error, PortError::Precondition { .. }), "{error:?}");
-    let error = world.run(&Request::Bind(key("none"), place(1)), 1).unwrap_err();
+    let error = world.run(&Request::Bind(key("none"), place(1), None), 1).unwrap_err();
     assert!(matches!(error, PortError::NoPort(_)), "{error:?}");
     world.create("c").unwrap();
-    let error = world.run(&Request::Bind(key("c"), place(7)), 1).unwrap_err();
+    let error = world.run(&Request::Bind(key("c"), place(7), None), 1).unwrap_err();
     assert!(matches!(error, PortError::NoNode(_)), "{error:?}");
 }
 
@@ -399,7 +403,7 @@ fn a_workload_too_large_for_the_underlay_is_refused() {
     let mut world = World::with_network();
     world.put("intent/network/default/web", r#"{"key":"default/web","vni":100,"mtu":1451,"rd_number":1}"#);
     world.create("a").unwrap();
-    let error = world.run(&Request::Bind(key("a"), place(1)), 1).unwrap_err();
+    let error = world.run(&Request::Bind(key("a"), place(1), None), 1).unwrap_err();
     assert!(matches!(&error, PortError::Precondition { reason, .. } if reason.contains("1500")), "{error:?}");
 }
 
@@ -529,7 +533,7 @@ fn defaults_are_by_node_and_kind_and_the_same_place_again_is_no_change() {
         let key: PortKey = format!("vlan/{name}").parse().unwrap();
         let create = CreatePort { bind: Some(place.clone()), ..CreatePort::new(key.clone()) };
         let first = world.run(&Request::Create(create), 1).unwrap().unwrap();
-        let again = world.run(&Request::Bind(key, place.clone()), 2).unwrap().unwrap();
+        let again = world.run(&Request::Bind(key, place.clone(), None), 2).unwrap().unwrap();
         assert_eq!(first.binding, again.binding);
         let binding = again.binding.unwrap();
         (binding.attachment, binding.interface)
@@ -607,7 +611,7 @@ fn a_planned_move_goes_above_what_other_places_say() {
     let moved = |world: &mut World, vteps: &[(&str, u32)], node| {
         world.heard.macs.insert(place_of.clone(), seen(vteps));
         world.run(&Request::Unbind(key("a")), 1).unwrap();
-        let bound = world.run(&Request::Bind(key("a"), place(node)), 1).unwrap().unwrap();
+        let bound = world.run(&Request::Bind(key("a"), place(node), None), 1).unwrap().unwrap();
         crate::derive::evpn::sequence(bound.binding.unwrap().generation)
     };
     assert_eq!(moved(&mut world, &[("192.0.2.1", 5)], 1), 0, "it is said where it is bound: nothing moves");

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::alloc::{choosable, number};
 use crate::keys::RecordKey;
-use crate::model::{Binding, Network, Node, Peer, Port, Subnet, Vrf};
+use crate::model::{Binding, Fence, Move, Network, Node, Peer, Port, Subnet, Vrf};
 
 use super::{Record, Snapshot, Taken};
 
@@ -89,6 +89,16 @@ impl Snapshot {
                 let value = read(path, value)?;
                 self.ledger.insert((network.clone(), *mac), Record { value, revision: at });
             }
+            RecordKey::Move(key) => {
+                let value: Move = read(path, value)?;
+                same(value.port == *key)?;
+                self.put_move(value, at);
+            }
+            RecordKey::Fence(name) => {
+                let fence: Fence = read(path, value)?;
+                same(fence.node == *name)?;
+                self.fences.insert(name.clone(), record(fence, at));
+            }
         }
         Ok(())
     }
@@ -130,6 +140,14 @@ impl Snapshot {
             }
             RecordKey::Ledger(network, mac) => {
                 self.ledger.remove(&(network.clone(), *mac));
+            }
+            RecordKey::Move(key) => {
+                if let Some(old) = self.moves.remove(key) {
+                    self.unindex_move(&old.value);
+                }
+            }
+            RecordKey::Fence(name) => {
+                self.fences.remove(name);
             }
         }
     }
@@ -271,6 +289,25 @@ impl Snapshot {
         let key = (vrf.clone(), subnet.value.prefix);
         if let Some(taken) = self.taken.get_mut(&key) {
             change(taken, number(address));
+        }
+    }
+
+    fn put_move(&mut self, value: Move, at: Revision) {
+        let key = self.shared_key(value.port.clone());
+        if let Some(old) = self.moves.remove(&key) {
+            self.unindex_move(&old.value);
+        }
+        if !value.phase.is_over() {
+            for place in [&value.from, &value.to] {
+                self.moving.insert((place.node.clone(), key.clone()));
+            }
+        }
+        self.moves.insert(key, record(value, at));
+    }
+
+    fn unindex_move(&mut self, old: &Move) {
+        for place in [&old.from, &old.to] {
+            self.moving.remove(&(place.node.clone(), old.port.clone()));
         }
     }
 

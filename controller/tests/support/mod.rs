@@ -139,7 +139,8 @@ impl Lab {
     }
 
     pub(crate) async fn bind(&self, name: &str, node: &str) -> Result<v1::Port> {
-        let request = v1::BindPortRequest { key: Some(key(name)), binding: Some(binding(node)) };
+        let request =
+            v1::BindPortRequest { key: Some(key(name)), binding: Some(binding(node)), force: false };
         self.ports().bind_port(request).await?.into_inner().port.context("a port")
     }
 

@@ -13,7 +13,12 @@ fn progress(board: &Board, world: &World, port: &str) -> PortProgress {
 fn told(board: &mut Board, world: &World, all: bool, ports: &[&str]) {
     let records: Vec<_> =
         ports.iter().map(|port| world.snapshot.bindings.get(&port_key(port)).unwrap().clone()).collect();
-    let set = records.iter().map(|record| &**record);
+    let set = records.iter().map(|record| PortTold {
+        port: record.value.port.clone(),
+        generation: record.value.generation,
+        stage: Stage::Active,
+        at: record.revision,
+    });
     board.told(&name("h1"), world.snapshot.revision, all, set, &BTreeSet::new());
 }
 
@@ -25,7 +30,7 @@ fn said(
     result: Result<(), &str>,
 ) -> Vec<PortKey> {
     let result = result.map_err(ToOwned::to_owned);
-    let said = PortSaid { port: port_key(port), generation, result };
+    let said = PortSaid { port: port_key(port), generation, stage: Stage::Active, result };
     board.said(&name("h1"), world.snapshot.revision, vec![said], Vec::new())
 }
 
@@ -91,7 +96,7 @@ fn a_reconnect_does_not_forget_what_is_programmed() {
     let (mut board, mut world) = begun();
     told(&mut board, &world, true, &["web/a"]);
     said(&mut board, &world, "web/a", 1, Ok(()));
-    board.end(&name("h1"));
+    board.end(&name("h1"), 0);
     assert_eq!(progress(&board, &world, "web/a"), PortProgress::Programmed, "the data plane goes on");
     assert!(!board.node(&name("h1")).1, "but the agent is away");
     world.port("web/c", &["10.8.0.7"]);
@@ -120,4 +125,35 @@ fn reports_are_written_once_and_put_back_when_not() {
     assert!(board.take_dirty(9).is_empty());
     board.put_back([name("h1")].into_iter());
     assert_eq!(board.take_dirty(9).len(), 1);
+}
+
+/// The same generation in another stage is another thing to do: what was said of the one does not close the other.
+#[test]
+fn an_answer_for_another_stage_does_not_count() {
+    let (mut board, world) = begun();
+    let record = world.snapshot.bindings.get(&port_key("web/a")).unwrap();
+    let node = name("h1");
+    let tell = |board: &mut Board, stage, at| {
+        let told = PortTold {
+            port: port_key("web/a"),
+            generation: record.value.generation,
+            stage,
+            at: Revision(at),
+        };
+        board.told(&node, Revision(at), false, std::iter::once(told), &BTreeSet::new());
+    };
+    let say = |board: &mut Board, stage, at| {
+        let said =
+            PortSaid { port: port_key("web/a"), generation: record.value.generation, stage, result: Ok(()) };
+        board.said(&node, Revision(at), vec![said], Vec::new());
+    };
+    let at = record.revision.0;
+    tell(&mut board, Stage::Prepared, at);
+    tell(&mut board, Stage::Active, at + 1);
+    say(&mut board, Stage::Prepared, at);
+    let progress =
+        |board: &Board| board.progress(&node, &port_key("web/a"), record.value.generation, Revision(at + 1));
+    assert_eq!(progress(&board), PortProgress::Waiting);
+    say(&mut board, Stage::Active, at + 1);
+    assert_eq!(progress(&board), PortProgress::Programmed);
 }

@@ -7,8 +7,8 @@ use causeway_proto::{Name, NetworkKey, PortKey};
 use imbl::ordmap::DiffItem;
 
 use super::{
-    Changed, NodeMode, Unit, View, asymmetric_networks, bound, is_bridged_at, networks_of_node, place,
-    ports_of_network, ports_of_node, vteps_of_network,
+    Changed, NodeMode, Unit, View, asymmetric_networks, bound, is_bridged_at, networks_of_node, nodes_of,
+    place, ports_of_network, ports_of_node, vteps_of_network,
 };
 use crate::snapshot::Snapshot;
 
@@ -65,15 +65,15 @@ impl Dirty<'_> {
     fn port(&mut self, key: &PortKey) {
         self.units.insert(Unit::Port(key.clone()));
         for snapshot in self.snapshots {
-            let node = snapshot.bindings.get(key).and_then(|b| snapshot.nodes.get(&b.value.node));
-            let Some(node) = node.map(|record| &record.value) else { continue };
-            if let Some(place) = place::place(snapshot, node) {
-                self.places.insert((key.network.clone(), place.vtep));
-            }
-            // With a VRF its asymmetric networks come to the VTEP itself, be it shared or not.
-            for vtep in place::vteps(snapshot, node).filter_map(|node| node.vtep) {
-                let networks = asymmetric_networks(snapshot, &key.network.vrf);
-                self.places.extend(networks.map(|network| (network, vtep)));
+            for node in nodes_of(snapshot, key) {
+                if let Some(place) = place::place(snapshot, node) {
+                    self.places.insert((key.network.clone(), place.vtep));
+                }
+                // With a VRF its asymmetric networks come to the VTEP itself, be it shared or not.
+                for vtep in place::vteps(snapshot, node).filter_map(|node| node.vtep) {
+                    let networks = asymmetric_networks(snapshot, &key.network.vrf);
+                    self.places.extend(networks.map(|network| (network, vtep)));
+                }
             }
         }
     }
@@ -110,7 +110,7 @@ impl Dirty<'_> {
             let hosts = snapshot.hosts_behind(name).map(|record| &record.value.name);
             let keys: Vec<PortKey> = std::iter::once(name)
                 .chain(hosts)
-                .flat_map(|machine| ports_of_node(snapshot, machine))
+                .flat_map(|machine| ports_of_node(snapshot, machine).chain(snapshot.moving_at(machine)))
                 .cloned()
                 .collect();
             for key in &keys {

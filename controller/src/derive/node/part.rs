@@ -11,7 +11,7 @@ use super::{
 };
 use crate::derive::presence::{is_bridged_at, is_present, networks_of_node, router_mac_at, vteps_of_network};
 use crate::derive::routing::{domain, irb, leaks, table};
-use crate::derive::{Bound, View, bound, drifted, evpn, place, ports_of_node, ports_on_node};
+use crate::derive::{Bound, Seat, View, bound, drifted, evpn, place, ports_of_node, ports_on_node, seat};
 use crate::model::{Attachment, Guard, Irb, Network, Node, NodeMode, WorkloadKind};
 
 /// Equal ways to a connected subnet at most.
@@ -154,9 +154,9 @@ impl<'a> Here<'a> {
 
     fn port(&self, key: &PortKey) -> Option<NodePort> {
         let snapshot = &self.view.snapshot;
-        let Bound { port, binding, network, node, .. } = bound(snapshot, key)?;
+        let Seat { port, binding, network, stage, .. } = seat(snapshot, &self.me.name, key)?;
         // Bare metal needs nothing on its node.
-        let attachment = binding.attachment.filter(|_| node.name == self.me.name)?;
+        let attachment = binding.attachment?;
         let mut gateways: Vec<IpAddr> = Vec::new();
         let mut addresses = Vec::new();
         for address in &port.addresses {
@@ -184,6 +184,7 @@ impl<'a> Here<'a> {
             netns: binding.netns.clone(),
             interface: binding.interface.clone(),
             generation: binding.generation,
+            stage,
         })
     }
 

@@ -179,6 +179,7 @@ proptest! {
             }
             let new = world.view(&table);
             let changed = Changed::between(&old.snapshot, &new.snapshot);
+            let mut answering = std::collections::BTreeSet::new();
             for (node, held) in nodes.iter().zip(&mut held) {
                 match next(&old, &new, &changed, node) {
                     Next::Delta(delta) => held.apply(*delta),
@@ -187,6 +188,10 @@ proptest! {
                 }
                 let want = state(&new, node);
                 prop_assert_eq!(&*held, &want, "{}", node);
+                for (key, port) in &want.ports {
+                    let alone = port.stage != Stage::Active || answering.insert(key.clone());
+                    prop_assert!(alone, "{} answers at two nodes", key);
+                }
                 let me = new.snapshot.nodes.get(node).and_then(|record| record.value.vtep);
                 prop_assert!(want.remotes.values().all(|remote| Some(remote.vtep) != me), "a tunnel to itself");
                 prop_assert!(want.floods.iter().all(|(_, vtep)| Some(*vtep) != me), "flooding to itself");

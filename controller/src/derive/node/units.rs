@@ -8,7 +8,7 @@ use causeway_proto::{Mac, Name, NetworkKey, PortKey, Prefix};
 use super::part::vrfs_of;
 use crate::derive::presence::{networks_of_node, vteps_of_network};
 use crate::derive::routing::{irb, leaks, prefixes_of};
-use crate::derive::{View, bound, ports_of_network, ports_on_node};
+use crate::derive::{View, bound, nodes_of, place, ports_of_network, ports_on_node};
 use crate::model::{Attachment, Irb, Node, NodeMode};
 
 pub(super) use dirty::dirty;
@@ -60,6 +60,8 @@ fn add_network(units: &mut BTreeSet<Unit>, view: &View, me: &Node, network: &Net
     units.insert(Unit::Network(network.clone()));
     if me.mode == NodeMode::Host {
         units.extend(ports_on_node(snapshot, &me.name, network).cloned().map(Unit::Port));
+        let waiting = snapshot.moving_at(&me.name).filter(|key| key.network == *network);
+        units.extend(waiting.cloned().map(Unit::Port));
         return;
     }
     for key in ports_of_network(snapshot, network) {
@@ -81,10 +83,16 @@ fn add_port(units: &mut BTreeSet<Unit>, view: &View, me: &Node, key: &PortKey) {
     if let Some(port) = view.snapshot.ports.get(key) {
         units.insert(Unit::Mac(key.network.clone(), port.value.mac));
     }
-    let Some(bound) = bound(&view.snapshot, key) else { return };
-    if bound.node.name == me.name {
-        units.insert(Unit::Port(key.clone()));
+    for node in nodes_of(&view.snapshot, key) {
+        if node.name == me.name {
+            units.insert(Unit::Port(key.clone()));
+        }
+        // The network comes there with the port, and goes with it.
+        if let Some(place) = place::place(&view.snapshot, node) {
+            units.insert(Unit::Flood(key.network.clone(), place.vtep));
+        }
     }
+    let Some(bound) = bound(&view.snapshot, key) else { return };
     if bound.binding.attachment == Some(Attachment::Routed) {
         units.insert(Unit::Routed(key.network.clone(), bound.node.name.clone()));
     }

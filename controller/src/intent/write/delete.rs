@@ -6,7 +6,7 @@ use super::{Intent, IntentError, TRIES, catch_up, check, lost};
 use crate::history::{Event, EventKind};
 use crate::intent::Violation;
 use crate::intent::message::{self, Declared};
-use crate::keys;
+use crate::keys::{self, RecordKey};
 use crate::model::Port;
 use crate::snapshot::Snapshot;
 use crate::store::{Compare, Txn, TxnOutcome, Write};
@@ -62,7 +62,12 @@ fn transaction(record: &Declared, seen: Revision) -> Txn {
         Declared::Node(_) | Declared::Peer(_) => {}
     }
     let claims = check::claims(record).into_iter();
-    let writes = std::iter::once(path).chain(claims).map(Write::Delete).collect();
+    // A node of the same name later is another one: it is not kept out.
+    let fence = match record {
+        Declared::Node(node) => Some(RecordKey::Fence(node.name.clone()).path()),
+        _ => None,
+    };
+    let writes = std::iter::once(path).chain(claims).chain(fence).map(Write::Delete).collect();
     Txn { compares, writes }
 }
 
@@ -114,6 +119,10 @@ fn in_use(record: &Declared, snapshot: &Snapshot) -> Result<(), IntentError> {
                 let key = &binding.value.port;
                 let hint = format!("unbind its ports first: causeway port unbind {key}");
                 ("cannot be deleted while ports are bound to it", format!("port {key}"), hint)
+            } else if let Some(port) = snapshot.moving_at(&node.name).next() {
+                let hint =
+                    format!("wait until the move is over, or take it back: causeway port rollback {port}");
+                ("cannot be deleted while ports are moving from or to it", format!("port {port}"), hint)
             } else if let Some(host) = snapshot.hosts_behind(&node.name).next() {
                 let host = &host.value.name;
                 let hint = format!("delete the hosts behind it first: causeway delete node {host}");

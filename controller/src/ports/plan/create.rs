@@ -99,7 +99,7 @@ fn find(
         planned.put_port(back)?;
     }
     if let Some(place) = &create.bind {
-        place::add(view, &mut planned, port, place, at, context.heard)?;
+        place::add(view, &mut planned, port, place, None, at, context)?;
     }
     Ok(done_or_write(planned))
 }

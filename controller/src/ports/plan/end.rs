@@ -113,6 +113,10 @@ pub(super) fn free(view: &View<'_>, key: &PortKey, quarantined: bool, cause: &st
     let record = RecordKey::Binding(key.clone());
     let old = view.binding(key);
     planned.compares.push(as_seen(&record, old.map(|(_, seen)| seen)));
+    if let Some(moved) = view.snapshot.moves.get(key) {
+        planned.moved_ms = Some(moved.value.changed_ms);
+        planned.writes.push(Write::Delete(RecordKey::Move(key.clone()).path()));
+    }
     if let Some((binding, _)) = old {
         planned.writes.push(Write::Delete(record.path()));
         // The next port with this MAC goes on counting: the fabric may remember the last sequence number.

@@ -135,7 +135,11 @@ pub(super) fn crowded(
     interface: &str,
     macvlan_mode: MacvlanMode,
 ) -> Option<(PortKey, String)> {
-    let others = || snapshot.bindings_at(&node.name).map(|b| &b.value).filter(|b| b.port != *key);
+    let bound = || snapshot.bindings_at(&node.name).map(|b| &b.value);
+    // What a move has ready there, or keeps for a way back, is in the way as well.
+    let moving = || snapshot.moving_at(&node.name).filter_map(|key| snapshot.moving(key));
+    let kept = || moving().flat_map(|m| [&m.value.from, &m.value.to]).filter(|b| b.node == node.name);
+    let others = || bound().chain(kept()).filter(|b| b.port != *key);
     if attachment == Some(Attachment::Macvlan) {
         let here = others().filter(|b| b.port.network == *network_key(network));
         let mut macvlans = here.filter(|b| b.attachment == Some(Attachment::Macvlan));

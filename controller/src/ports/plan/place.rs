@@ -1,14 +1,17 @@
 //! Where a port lives.
 
-use causeway_proto::{PortKey, Revision};
+use causeway_proto::{Name, PortKey, Revision};
 
-use super::create::{done_or_write, port_as_seen, unchanged};
-use super::{Part, Plan, Planned, Refusal, as_seen, end, fit, network_record};
+pub(super) use super::create::port_as_seen;
+use super::create::{done_or_write, unchanged};
+use super::{Context, Part, Plan, Planned, Refusal, as_seen, end, fit, network_record};
 use crate::derive::imports::Imports;
 use crate::keys::RecordKey;
 use crate::model::{Attachment, Binding, Guard, Node, NodeMode, Port, RateLimit, WorkloadKind};
+use crate::moves::ledger;
 use crate::ports::overlay::View;
-use crate::ports::{Place, PortError};
+use crate::ports::{Hearing, Place, PortError};
+use crate::snapshot::Snapshot;
 
 /// Longest interface name: the kernel's IFNAMSIZ less the final zero.
 const LONGEST_INTERFACE: usize = 15;
@@ -64,7 +67,14 @@ pub(super) fn existing<'v>(view: &'v View<'_>, key: &PortKey) -> Result<(&'v Por
     view.port(key).ok_or_else(missing)
 }
 
-pub(super) fn bind(view: &View<'_>, key: &PortKey, place: &Place, heard: &Imports) -> Result<Plan, Refusal> {
+/// `force`: who binds it although the node before may still answer for it.
+pub(super) fn bind(
+    view: &View<'_>,
+    key: &PortKey,
+    place: &Place,
+    force: Option<&str>,
+    context: Context<'_>,
+) -> Result<Plan, Refusal> {
     check(place, "binding")?;
     let (port, at) = existing(view, key)?;
     if port.released_ms.is_some() {
@@ -79,7 +89,7 @@ pub(super) fn bind(view: &View<'_>, key: &PortKey, place: &Place, heard: &Import
     let mut planned = Planned::new(key);
     planned.effect.port = Some(Part { value: port.clone(), revision: Some(at) });
     planned.effect.binding = view.binding_part(key);
-    add(view, &mut planned, port, place, at, heard)?;
+    add(view, &mut planned, port, place, force, at, context)?;
     Ok(done_or_write(planned))
 }
 
@@ -89,8 +99,9 @@ pub(super) fn add(
     planned: &mut Planned,
     port: &Port,
     place: &Place,
+    force: Option<&str>,
     at: Revision,
-    heard: &Imports,
+    context: Context<'_>,
 ) -> Result<(), Refusal> {
     let key = &port.key;
     let record = RecordKey::Binding(key.clone());
@@ -103,15 +114,64 @@ pub(super) fn add(
             subject: format!("port {key}"),
             reason: bound_words(binding),
             owner: format!("node {}", binding.node),
-            hint: format!("unbind it first: causeway port unbind {key}"),
+            hint: format!(
+                "move it: causeway port migrate {key}; or unbind it first: causeway port unbind {key}"
+            ),
         };
         return Err(Refusal::seen(error, &record, Some(seen)));
+    }
+    let mut forced = String::new();
+    if let Some((binding, seen)) = old.filter(|(binding, _)| binding.node != place.node)
+        && let Some(error) = unconfirmed(view, key, binding, seen, context)
+    {
+        let Some(by) = force else { return Err(Refusal::seen(error, &record, Some(seen))) };
+        forced = format!("by {by} at {} ms, while node {} was silent", context.now_ms, binding.node);
+        planned.cause = format!("by force: node {} is silent and may still answer for it", binding.node);
     }
     if planned.writes.is_empty() {
         planned.compares.push(port_as_seen(key, at));
     }
     planned.compares.push(as_seen(&record, old.map(|(_, seen)| seen)));
-    put(view, planned, port, place, old.map_or(0, |(binding, _)| binding.generation), heard)
+    let generation = old.map_or(0, |(binding, _)| binding.generation);
+    let binding = target(view, planned, port, place, generation, context.heard)?;
+    Ok(planned.put_binding(Binding { forced, ..binding })?)
+}
+
+/// Why a port that was unbound may still be answered for where it was: its agent has not said that it is down, nobody
+/// hears from it, and nothing keeps it out.
+fn unconfirmed(
+    view: &View<'_>,
+    key: &PortKey,
+    binding: &Binding,
+    seen: Revision,
+    context: Context<'_>,
+) -> Option<PortError> {
+    let snapshot = view.snapshot;
+    let gone = !snapshot.nodes.contains_key(&binding.node) || snapshot.fences.contains_key(&binding.node);
+    let hearing = (context.hearing)(&binding.node);
+    let confirmed = hearing.connected || !hearing.known || hearing.applied >= seen;
+    if gone || confirmed || binding.kind == WorkloadKind::BareMetal {
+        return None;
+    }
+    Some(silent(key, &binding.node, hearing, context.now_ms))
+}
+
+/// The refusal to have a port elsewhere while nobody hears from the node that had it last.
+pub(super) fn silent(key: &PortKey, node: &Name, hearing: Hearing, now_ms: i64) -> PortError {
+    let how_long = match hearing.silent_ms {
+        Some(since) => format!("for {} s", now_ms.saturating_sub(since).max(0) / 1000),
+        None if hearing.known => "since before this controller started".to_owned(),
+        None => "ever".to_owned(),
+    };
+    PortError::Precondition {
+        subject: format!("port {key}"),
+        reason: format!(
+            "was last on node {node}, whose agent has not been connected {how_long} and has not confirmed that the port \
+             is down: it may still answer there"
+        ),
+        owner: format!("node {node}"),
+        hint: format!("keep that node out first: causeway node fence {node} --reason …; or insist: --force"),
+    }
 }
 
 /// Adds the binding of a port that the same transaction makes: with the port's absence is compared that of its binding,
@@ -123,17 +183,19 @@ pub(super) fn add_new(
     place: &Place,
     heard: &Imports,
 ) -> Result<(), Refusal> {
-    put(view, planned, port, place, 0, heard)
+    let binding = target(view, planned, port, place, 0, heard)?;
+    Ok(planned.put_binding(binding)?)
 }
 
-fn put(
+/// The binding of a port at a place, if it can be there; what that rests on is compared.
+pub(super) fn target(
     view: &View<'_>,
     planned: &mut Planned,
     port: &Port,
     place: &Place,
     generation: u64,
     heard: &Imports,
-) -> Result<(), Refusal> {
+) -> Result<Binding, Refusal> {
     let key = &port.key;
     let node_key = RecordKey::Node(place.node.clone());
     let Some(node) = view.snapshot.nodes.get(&place.node) else {
@@ -179,7 +241,7 @@ fn put(
         }
     }
     let before = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(0, |l| l.value);
-    let binding = Binding {
+    Ok(Binding {
         port: key.clone(),
         node: place.node.clone(),
         kind,
@@ -187,20 +249,23 @@ fn put(
         macvlan_mode,
         netns: place.netns.clone(),
         interface,
-        generation: generation.max(before).max(outbid(view, port, &node.value, heard)).saturating_add(1),
+        generation: ledger::next_generation(
+            generation,
+            before,
+            sequence_elsewhere(view.snapshot, port, &node.value, heard),
+        ),
         active: true,
         changed_ms: 0,
-    };
-    Ok(planned.put_binding(binding)?)
+        forced: String::new(),
+    })
 }
 
-/// The generation that this one must exceed so that the fabric follows: sequences are generations less one, and switches
-/// with EVPN of their own count up by themselves when a MAC moves. What the new place says already is no matter.
-fn outbid(view: &View<'_>, port: &Port, node: &Node, heard: &Imports) -> u64 {
-    let Some(seen) = heard.macs.get(&(port.key.network.clone(), port.mac)) else { return 0 };
-    let here = crate::derive::place::place(view.snapshot, node).map(|place| place.vtep);
-    let elsewhere = seen.sequences.iter().filter(|(vtep, _)| Some(**vtep) != here).map(|(_, n)| *n).max();
-    elsewhere.map_or(0, |sequence| u64::from(sequence).saturating_add(1))
+/// The highest sequence with which other places say the port's MAC, which a new binding must exceed: switches with EVPN
+/// of their own count up by themselves when a MAC moves. What the new place says already is no matter.
+pub fn sequence_elsewhere(snapshot: &Snapshot, port: &Port, node: &Node, heard: &Imports) -> Option<u32> {
+    let seen = heard.macs.get(&(port.key.network.clone(), port.mac))?;
+    let here = crate::derive::place::place(snapshot, node).map(|place| place.vtep);
+    seen.sequences.iter().filter(|(vtep, _)| Some(**vtep) != here).map(|(_, n)| *n).max()
 }
 
 /// How a workload is attached when nobody says.
@@ -241,7 +306,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 }
 
 /// True if the port is bound there already, with what nobody said filled in.
-fn same_place(view: &View<'_>, binding: &Binding, place: &Place) -> bool {
+pub(super) fn same_place(view: &View<'_>, binding: &Binding, place: &Place) -> bool {
     let Some(node) = view.snapshot.nodes.get(&binding.node) else { return false };
     binding.node == place.node
         && binding.kind == place.kind

@@ -11,8 +11,9 @@ use super::{Unit, add_hosts, add_network, add_port, add_routes};
 use crate::derive::node::part::vrfs_of;
 use crate::derive::presence::{is_bridged_at, is_present, networks_of_node};
 use crate::derive::routing::{asymmetric_networks, domain, leaks};
-use crate::derive::{Changed, View, place, ports_of_node};
+use crate::derive::{Changed, View, nodes_of, place, ports_of_node};
 use crate::model::{Node, NodeMode};
+use crate::snapshot::Snapshot;
 
 /// Units of a node that may differ between two views; the node and its kin are the same in both.
 pub(in crate::derive::node) fn dirty(
@@ -261,8 +262,12 @@ impl Dirty<'_> {
     /// The VTEPs where a port is or was: the network and others with it may have come there or left.
     fn ways_in(&mut self, view: &View, key: &PortKey, routed: bool) {
         let snapshot = &view.snapshot;
-        let Some(binding) = snapshot.bindings.get(key) else { return };
-        let Some(node) = snapshot.nodes.get(&binding.value.node).map(|record| &record.value) else { return };
+        for node in nodes_of(snapshot, key) {
+            self.way_in(snapshot, node, key, routed);
+        }
+    }
+
+    fn way_in(&mut self, snapshot: &Snapshot, node: &Node, key: &PortKey, routed: bool) {
         let vteps: Vec<&Node> = place::vteps(snapshot, node).collect();
         if self.me.mode.is_switch() && vteps.iter().any(|switch| switch.name == self.me.name) {
             self.units.insert(Unit::SwitchPorts);
@@ -290,8 +295,8 @@ impl Dirty<'_> {
             let snapshot = &view.snapshot;
             let hosts = snapshot.hosts_behind(name).map(|record| &record.value.name);
             let machines = std::iter::once(name).chain(hosts);
-            let keys: Vec<PortKey> =
-                machines.flat_map(|machine| ports_of_node(snapshot, machine)).cloned().collect();
+            let ports = |machine| ports_of_node(snapshot, machine).chain(snapshot.moving_at(machine));
+            let keys: Vec<PortKey> = machines.flat_map(ports).cloned().collect();
             for key in &keys {
                 self.port(key);
             }
