@@ -162,7 +162,7 @@ pub(crate) fn full_command() -> clap::Command {
 }
 
 /// "500ms", "10s", "2m", "1h" or seconds.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().map_err(|_| "not a time such as 500ms, 10s or 2m".to_owned())?;

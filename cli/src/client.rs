@@ -8,6 +8,7 @@ use std::time::Duration;
 use causeway_proto::v1::config_service_client::ConfigServiceClient;
 use causeway_proto::v1::fabric_service_client::FabricServiceClient;
 use causeway_proto::v1::history_service_client::HistoryServiceClient;
+use causeway_proto::v1::move_service_client::MoveServiceClient;
 use causeway_proto::v1::port_service_client::PortServiceClient;
 use causeway_proto::v1::ready_service_client::ReadyServiceClient;
 use tokio::time::{Instant, timeout_at};
@@ -337,6 +338,10 @@ pub(crate) fn history(channel: Channel) -> HistoryServiceClient<Signed> {
 
 pub(crate) fn waits(channel: Channel) -> ReadyServiceClient<Signed> {
     ReadyServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+pub(crate) fn moves(channel: Channel) -> MoveServiceClient<Signed> {
+    MoveServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::client::{Client, fabric};
 use crate::failure::{Exit, Outcome, printable};
+use crate::nodes;
 use crate::output::{Format, Output};
 use crate::tables;
 use crate::view::{ExplainView, NodeStatusView, PeersView, RouteView, RoutesView};
@@ -22,6 +23,9 @@ pub(crate) enum NodeCommand {
     )]
     List,
     Config(ConfigArgs),
+    Drain(nodes::DrainArgs),
+    Fence(nodes::FenceArgs),
+    Unfence(nodes::UnfenceArgs),
 }
 
 /// Configuration of a node as text, for a switch that is not programmed live
@@ -113,8 +117,12 @@ pub(crate) struct ExplainArgs {
 }
 
 pub(crate) async fn node(command: NodeCommand, client: &Client, out: Output) -> Outcome {
-    if let NodeCommand::Config(args) = command {
-        return config(args, client, out).await;
+    match command {
+        NodeCommand::List => {}
+        NodeCommand::Config(args) => return config(args, client, out).await,
+        NodeCommand::Drain(args) => return nodes::drain(args, client, out).await,
+        NodeCommand::Fence(args) => return nodes::fence(args, client, out).await,
+        NodeCommand::Unfence(args) => return nodes::unfence(args, client, out).await,
     }
     let request = v1::ListNodesRequest {};
     let answer = client.call("list nodes", async |channel| fabric(channel).list_nodes(request).await).await?;

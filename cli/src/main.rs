@@ -10,6 +10,7 @@ mod failure;
 mod ip;
 mod lab;
 mod manifest;
+mod nodes;
 mod output;
 mod ports;
 mod records;

@@ -2,6 +2,7 @@
 
 mod create;
 mod follow;
+pub(crate) mod migrate;
 mod names;
 mod place;
 mod ready;
@@ -40,6 +41,9 @@ pub(crate) enum PortCommand {
     Wait(ready::WaitArgs),
     Watch(watch::WatchArgs),
     Timeline(timeline::TimelineArgs),
+    Migrate(migrate::MigrateArgs),
+    Rollback(migrate::RollbackArgs),
+    Moves(migrate::MovesArgs),
 }
 
 /// How far a port has to be.
@@ -92,6 +96,9 @@ pub(crate) struct BindArgs {
     netns: Option<String>,
     #[command(flatten)]
     attach: AttachArgs,
+    /// Bind it although the node that had it last may still answer for it; recorded
+    #[arg(long)]
+    force: bool,
     /// Wait until it is so far, as long as --timeout says, and say why when it is late
     #[arg(long, value_enum)]
     wait: Option<Level>,
@@ -252,13 +259,17 @@ pub(crate) async fn run(
         PortCommand::Timeline(args) => timeline::run(args, client, out).await,
         PortCommand::Wait(args) => ready::run(args, client, out, timeout).await,
         PortCommand::Watch(args) => watch::run(args, client, out, timeout).await,
+        PortCommand::Migrate(args) => migrate::migrate(args, client, out).await,
+        PortCommand::Rollback(args) => migrate::rollback(args, client, out).await,
+        PortCommand::Moves(args) => migrate::list(args, client, out).await,
     }
 }
 
 async fn bind(args: BindArgs, client: &Client, out: Output, timeout: Option<Duration>) -> Outcome {
     let binding = args.attach.binding(args.node, args.netns.unwrap_or_default());
     let act = format!("bind port {} to node {}", args.key, binding.node);
-    let request = v1::BindPortRequest { key: Some(message(&args.key)), binding: Some(binding) };
+    let request =
+        v1::BindPortRequest { key: Some(message(&args.key)), binding: Some(binding), force: args.force };
     let answer = client.call(&act, async |channel| ports(channel).bind_port(request.clone()).await).await?;
     let mut bound: Vec<v1::Port> = answer.port.into_iter().collect();
     if let Some(level) = args.wait {

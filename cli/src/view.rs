@@ -28,6 +28,7 @@ pub(crate) fn port_state(state: i32) -> &'static str {
         Ok(v1::PortState::Released) => "released",
         Ok(v1::PortState::Quarantined) => "quarantined",
         Ok(v1::PortState::Failed) => "failed",
+        Ok(v1::PortState::Moving) => "moving",
         Ok(v1::PortState::Unspecified) | Err(_) => "unknown",
     }
 }

@@ -365,7 +365,7 @@ impl v1::port_service_server::PortService for Fake {
         &self,
         request: Request<v1::BindPortRequest>,
     ) -> Result<Response<v1::BindPortResponse>, Status> {
-        let v1::BindPortRequest { key, binding } = request.into_inner();
+        let v1::BindPortRequest { key, binding, .. } = request.into_inner();
         let port = self.bind(self.port(key.as_ref())?, binding.unwrap_or_default());
         Ok(Response::new(v1::BindPortResponse { port: Some(port) }))
     }
