@@ -5,6 +5,7 @@ use super::*;
 use crate::kernel::{Heard, OpError};
 use crate::netlink::NetlinkError;
 use crate::observed::Inside;
+use crate::op::Op;
 
 /// A kernel that can be told to fail.
 #[derive(Debug, Clone, Default)]
