@@ -17,6 +17,8 @@ use crate::netns::{Netns, wait_for};
 /// Bytes that pass from one workload to another, as long as this lives.
 pub(crate) struct Stream {
     to: Inside,
+    /// Where they are counted; `None`: at all links.
+    link: Option<String>,
     stop: Arc<AtomicBool>,
 }
 
@@ -48,7 +50,7 @@ impl Stream {
         let target = format!("{address}:{}", listener.local_addr()?.port());
         let mut sender = from.run(|| TcpStream::connect(target))??;
         let (mut receiver, _) = listener.accept()?;
-        let stream = Stream { to, stop: Arc::default() };
+        let stream = Stream { to, link: None, stop: Arc::default() };
         // Both end when the other does, or with the test's process.
         for socket in [&sender, &receiver] {
             socket.set_read_timeout(Some(PATIENCE))?;
@@ -66,12 +68,18 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Counts at one link: a host counts what it limits before and behind the limit.
+    pub(crate) fn at(mut self, link: &str) -> Self {
+        self.link = Some(link.to_owned());
+        self
+    }
+
     /// What the workload's link counts: a starved reader and segments that come in the wrong order don't change it.
     fn arrived(&self) -> Result<u64> {
         let table = self.to.run(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
         let mut received = 0;
         for (name, counters) in table.lines().filter_map(|line| line.split_once(':')) {
-            if name.trim() != "lo" {
+            if self.link.as_ref().map_or(name.trim() != "lo", |link| name.trim() == link) {
                 received += counters.split_whitespace().next().context("no counter")?.parse::<u64>()?;
             }
         }

@@ -133,7 +133,7 @@ async fn routed_ports_are_guarded_and_limited() -> Result<()> {
     let (_, limited, spoofs) = matrix(&Raw::open(&w5)?, &mut ears(&wire)?)?;
     passes(&limited, spoofs)?;
     wait_for("ping", PATIENCE, || Ok(w5.pings("10.8.0.101"))).await?;
-    let stream = Stream::open(&w5, &wire.a.netns, "10.8.0.101")?;
+    let stream = Stream::open(&w5, &wire.a.netns, "10.8.0.101")?.at(&shaper);
     ensure_limited("guarded and limited", &stream, out_kbit).await?;
     state.ports[0].rate = Some(v1::RateLimit { in_kbit: 0, out_kbit: out_kbit / 2 });
     switch_guard(&mut wire, &mut state, true).await?;
