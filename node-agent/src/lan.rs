@@ -21,4 +21,4 @@ pub mod transfer;
 pub(crate) mod want;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

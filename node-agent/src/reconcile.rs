@@ -171,6 +171,7 @@ impl<D: Dataplane> Reconciler<D> {
             }
             if now >= next_namespaces {
                 let changed = self.dataplane.changed_namespaces(&self.desired);
+                self.retries.forget(&changed);
                 self.refresh(&changed);
                 self.mark(changed);
                 next_namespaces = now + self.timing.namespaces;

@@ -11,7 +11,7 @@ use crate::observed::{Inside, Link, Observed};
 use crate::op::Op;
 use crate::plan::Plan;
 
-fn port(n: u8, vni: u32, attachment: v1::Attachment) -> v1::NodePort {
+pub(crate) fn port(n: u8, vni: u32, attachment: v1::Attachment) -> v1::NodePort {
     let kind = match attachment {
         v1::Attachment::Tap => v1::WorkloadKind::Vm,
         _ => v1::WorkloadKind::Container,
@@ -33,7 +33,7 @@ fn port(n: u8, vni: u32, attachment: v1::Attachment) -> v1::NodePort {
     }
 }
 
-fn network(vni: u32, vlan: u32) -> v1::NodeNetwork {
+pub(crate) fn network(vni: u32, vlan: u32) -> v1::NodeNetwork {
     v1::NodeNetwork {
         vni,
         vrf: "default".into(),
@@ -45,7 +45,7 @@ fn network(vni: u32, vlan: u32) -> v1::NodeNetwork {
     }
 }
 
-fn state(networks: Vec<v1::NodeNetwork>, ports: Vec<v1::NodePort>) -> v1::NodeState {
+pub(crate) fn state(networks: Vec<v1::NodeNetwork>, ports: Vec<v1::NodePort>) -> v1::NodeState {
     v1::NodeState {
         revision: 7,
         node: "h1".into(),
@@ -68,7 +68,7 @@ fn look_inside(desired: &Desired, observed: &mut Observed) {
     }
 }
 
-fn uplink() -> SeenLink {
+pub(crate) fn uplink() -> SeenLink {
     let link = Link { mtu: 1500, up: true, ..Link::default() };
     SeenLink { link, accept_ra: true, ..SeenLink::made(Kind::Other, 1500) }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Reconciler;
 use crate::kernel::{Dataplane, OpError};
-use crate::model::Key;
+use crate::model::{Key, Place};
 use crate::netlink::NetlinkError;
 use crate::observed::{Inside, Observed};
 use crate::op::Op;
@@ -34,6 +34,7 @@ impl<D: Dataplane> Reconciler<D> {
                     tracing::info!(cause = "overrun", "events were lost, looking at everything");
                     self.observed = None;
                 }
+                self.retries.heard(&heard.keys);
                 self.mark(heard.keys);
                 heard.addresses
             }
@@ -82,24 +83,48 @@ impl<D: Dataplane> Reconciler<D> {
         let scope = if self.desired.lan().is_some() { Scope::All } else { scope };
         self.progress.passes += 1;
         let planned = plan(&self.desired, observed, &scope);
-        self.statuses.begin(&self.desired, &scope, &planned);
         // Names of namespaces are watched; what else keeps one shut is tried again.
         for key in planned.problems.keys().filter(|key| unreachable(observed, key)) {
-            self.retries.failed(key);
+            if !self.retries.is_waiting(key) {
+                self.retries.failed(key);
+            }
         }
-        let worked = self.work(planned);
+        let held = self.hold(&scope, &planned);
+        self.statuses.begin(&self.desired, &scope, &planned, &held);
+        let worked = self.work(planned, held);
         self.verify(worked);
         Looked { addresses }
     }
 
-    /// Takes the steps. A failed step stops what else was planned for its key, and for all in its network.
-    fn work(&mut self, planned: Plan) -> Worked {
-        let mut worked = Worked::default();
+    /// What has failed and waits for its turn. The rest of what waited needs nothing any more: others have done it.
+    fn hold(&mut self, scope: &Scope, planned: &Plan) -> BTreeSet<Key> {
+        let waiting = self.retries.waiting();
+        if waiting.is_empty() {
+            return waiting;
+        }
+        let open: BTreeSet<Key> = planned.ops.iter().map(Op::key).collect();
+        let compared = |key: &Key| match scope {
+            Scope::All => true,
+            Scope::Keys(keys) => keys.contains(key),
+        };
+        for key in waiting.iter().filter(|key| compared(key) && !open.contains(key)) {
+            if !planned.problems.contains_key(key) {
+                self.retries.succeeded(key);
+            }
+        }
+        waiting.into_iter().filter(|key| open.contains(key)).collect()
+    }
+
+    /// Takes the steps. A failed step stops what else was planned for its key, and for all in its network; so does one
+    /// that failed before and is not due.
+    fn work(&mut self, planned: Plan, held: BTreeSet<Key>) -> Worked {
+        let mut worked = Worked { held, ..Worked::default() };
         for chunk in planned.ops.chunks(CHUNK) {
             let mut rest = chunk;
             while !rest.is_empty() {
                 let before = rest.len();
-                let now: Vec<Op> = take_runnable(&mut rest, &worked.failed);
+                let observed = self.observed.as_ref();
+                let now = take_runnable(&mut rest, |op| worked.stops(op) || lacks_device(op, observed));
                 debug_assert!(rest.len() < before, "every turn takes something");
                 let results = self.dataplane.apply(&now);
                 for (op, result) in now.iter().zip(results) {
@@ -142,7 +167,7 @@ impl<D: Dataplane> Reconciler<D> {
     /// Reads networks and ports back that were worked on. What is still not as it should be is tried again later.
     fn verify(&mut self, worked: Worked) {
         let touched: BTreeSet<Key> = worked.touched.difference(&worked.failed).cloned().collect();
-        let mut again: BTreeSet<Key> = worked.touched;
+        let mut again: BTreeSet<Key> = worked.touched.clone();
         again.extend(worked.failed.iter().cloned());
         let again = again.into_iter().filter(Key::is_structure).collect();
         self.refresh(&again);
@@ -159,8 +184,7 @@ impl<D: Dataplane> Reconciler<D> {
         }
         for op in &left.ops {
             let key = op.key();
-            let network_failed = key.base().is_some_and(|n| worked.failed.contains(&n));
-            if worked.failed.contains(&key) || network_failed || self.retries.is_waiting(&key) {
+            if worked.stops(op) || self.retries.is_waiting(&key) {
                 continue;
             }
             self.retries.failed(&key);
@@ -184,15 +208,26 @@ pub(super) struct Looked {
 struct Worked {
     touched: BTreeSet<Key>,
     failed: BTreeSet<Key>,
+    /// Not tried, since they failed before.
+    held: BTreeSet<Key>,
+}
+
+impl Worked {
+    /// True if a step is pointless: its key has failed, or what it needs first.
+    fn stops(&self, op: &Op) -> bool {
+        let stopped = |key: &Key| self.failed.contains(key) || self.held.contains(key);
+        let key = op.key();
+        stopped(&key) || op.after().cloned().or_else(|| key.base()).is_some_and(|first| stopped(&first))
+    }
 }
 
 /// Takes steps off the front: several entries at once, links one key at a time, so that a failure stops its key. Steps
 /// that a failure has made pointless are dropped.
-fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
+fn take_runnable(rest: &mut &[Op], pointless: impl Fn(&Op) -> bool) -> Vec<Op> {
     let mut taken = Vec::new();
     while let Some((op, behind)) = rest.split_first().filter(|(op, _)| op.is_guard()) {
         *rest = behind;
-        if !failed.contains(&op.key()) {
+        if !pointless(op) {
             taken.push(op.clone());
         }
     }
@@ -211,8 +246,7 @@ fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
         }
         let host_step = single && op.inside().is_none();
         *rest = behind;
-        let after = op.after().cloned().or_else(|| key.base());
-        if failed.contains(&key) || after.is_some_and(|n| failed.contains(&n)) {
+        if pointless(op) {
             continue;
         }
         taken.push(op.clone());
@@ -222,6 +256,16 @@ fn take_runnable(rest: &mut &[Op], failed: &BTreeSet<Key>) -> Vec<Op> {
         first.get_or_insert(key);
     }
     taken
+}
+
+/// True for the entry of a MAC on a port that could not be made: what is wrong is said of the port.
+fn lacks_device(op: &Op, observed: Option<&Observed>) -> bool {
+    match op {
+        Op::FdbSet { place: Place::Local(dev), .. } => {
+            observed.is_some_and(|o| !o.ports.contains_key(dev) && !o.lan.links.contains_key(dev))
+        }
+        _ => false,
+    }
 }
 
 fn unreachable(observed: &Observed, key: &Key) -> bool {

@@ -58,8 +58,9 @@ impl Statuses {
         self.node = problems;
     }
 
-    /// A pass over `scope` begins: what was known of it is void, what the plan could not solve is known.
-    pub(super) fn begin(&mut self, desired: &Desired, scope: &Scope, planned: &Plan) {
+    /// A pass over `scope` begins: what was known of it is void but for what is `held`, what the plan could not solve is
+    /// known.
+    pub(super) fn begin(&mut self, desired: &Desired, scope: &Scope, planned: &Plan, held: &BTreeSet<Key>) {
         let old = match scope {
             Scope::All => std::mem::take(&mut self.problems),
             Scope::Keys(keys) => {
@@ -80,6 +81,8 @@ impl Statuses {
                 old
             }
         };
+        let kept = old.iter().filter(|(key, _)| held.contains(key));
+        self.problems.extend(kept.map(|(key, problem)| (key.clone(), problem.clone())));
         for (key, problem) in &planned.problems {
             if old.get(key) != Some(problem) {
                 tracing::warn!(subject = %subject(desired, key), %problem, "cannot be programmed");

@@ -20,6 +20,8 @@ struct State {
     taken: Vec<String>,
     /// Steps that fail, by what they contain, and how often.
     broken: Vec<(String, u32)>,
+    /// A step that fails is heard of as something that happened to this.
+    stirs: Option<Key>,
     /// Full looks that fail.
     blind: u32,
     lost: bool,
@@ -59,11 +61,14 @@ impl Dataplane for Fake {
 
     fn apply(&mut self, ops: &[Op]) -> Vec<Result<(), OpError>> {
         let mut state = self.shared.lock().unwrap();
+        let state = &mut *state;
         let take = |op: &Op| {
             let text = op.to_string();
             state.taken.push(text.clone());
             if let Some((_, left)) = state.broken.iter_mut().find(|(what, n)| *n > 0 && text.contains(what)) {
                 *left -= 1;
+                state.drift.extend(state.stirs.clone());
+                self.wake.notify_one();
                 return Err(refused().into());
             }
             state.kernel.apply(op);
@@ -267,4 +272,57 @@ async fn refused_port_is_reported_with_its_generation() {
     let port = bench.port().await;
     assert_eq!((port.port.as_str(), port.generation, port.programmed), ("default/web/a", 9, false));
     assert!(port.problem.starts_with("mac: 'nonsense'"), "{}", port.problem);
+}
+
+/// A host behind switches with a workload on a bridge.
+fn host_state() -> v1::NodeState {
+    use crate::lan::tests::{network, port, state};
+    state(vec![network(100, 0)], vec![port(5, 100, v1::Attachment::Bridge)])
+}
+
+/// A step that is undone when it fails leaves events of a link that came and went.
+#[tokio::test(start_paused = true)]
+async fn a_failing_step_is_reported_and_backed_off_whatever_it_stirs() {
+    let vni = causeway_proto::Vni::try_from(100).unwrap();
+    for (stirs, state, port) in [
+        (Key::Lan, host_state(), "default/n100/p5"),
+        (Key::Network(vni), state(), "default/web/a"),
+        (Key::Port(crate::dev::Dev::port(&"default/web/a".parse().unwrap())), state(), "default/web/a"),
+    ] {
+        let mut bench = Bench::new();
+        bench.change(|s| {
+            s.kernel.lan.links.insert(crate::dev::Dev::new("eth1"), crate::lan::tests::uplink());
+            s.broken.push(("type veth".into(), 500));
+            s.stirs = Some(stirs.clone());
+        });
+        bench.set(&state).await;
+        let told = bench.port().await;
+        assert_eq!(told.port, port);
+        assert!(told.problem.contains("type veth"), "{stirs:?}: {told:?}");
+        let failed = |bench: &Bench| bench.progress.borrow().failures;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let minute = failed(&bench);
+        assert!((9..=12).contains(&minute), "{stirs:?}: {minute} attempts in a minute");
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        let later = failed(&bench) - minute;
+        assert!((9..=15).contains(&later), "{stirs:?}: {later} attempts in ten minutes");
+        // What happens some time after an attempt is others' doing. It is worth one attempt, not one each time.
+        let mut progress = bench.progress.clone();
+        let before = failed(&bench);
+        progress.wait_for(|p| p.failures > before).await.unwrap();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            bench.change(|s| s.drift.push_back(stirs.clone()));
+        }
+        assert!((2..=3).contains(&(failed(&bench) - before)), "{stirs:?}: {before} to {}", failed(&bench));
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let freed = Instant::now();
+        bench.change(|s| {
+            s.broken.clear();
+            s.drift.push_back(stirs.clone());
+        });
+        let told = bench.port().await;
+        assert!(told.programmed, "{stirs:?}: {told:?}");
+        assert!(freed.elapsed() <= Duration::from_secs(1), "{stirs:?}: {:?}", freed.elapsed());
+    }
 }

@@ -11,6 +11,7 @@ mod netns;
 mod probe;
 mod program;
 mod rate;
+mod retry;
 mod routing;
 mod scale;
 mod standby;
