@@ -49,9 +49,9 @@ fn write_frr(out: &mut String, lab: &Lab, fabric: &Plan, plan: &NodePlan, node: 
     if !plan.statics.is_empty() {
         writeln!(out, "!")?;
     }
-    vrf::write_domains(out, fabric, plan)?;
+    vrf::write_domains(out, fabric, plan, node)?;
     write_bgp(out, fabric, plan)?;
-    vrf::write_bgp(out, fabric, plan)?;
+    vrf::write_bgp(out, fabric, plan, node)?;
     writeln!(out, "end")
 }
 

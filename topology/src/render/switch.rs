@@ -21,8 +21,17 @@ pub(super) fn text(plan: &Plan, own: &NodePlan, index: usize) -> Option<String> 
         return Some(plan.forwarding().to_owned());
     }
     let bonds = segment_ports(plan, own);
-    let mut script =
-        Script { plan, own, index, bonds, ip: String::new(), bridge: String::new(), sysctls: Vec::new() };
+    let mut script = Script {
+        plan,
+        own,
+        index,
+        bonds,
+        ip: String::new(),
+        bridge: String::new(),
+        addresses: String::new(),
+        addressed: None,
+        sysctls: Vec::new(),
+    };
     let vtep = own.vtep.filter(|_| own.mode.is_some() && own.mode != Some(Mode::TorAgent));
     if let Some(vtep) = vtep {
         script.write(vtep).ok()?;
@@ -39,6 +48,10 @@ struct Script<'a> {
     bonds: Vec<SegmentPort<'a>>,
     ip: String,
     bridge: String,
+    /// Lines for `ip` when the devices are there.
+    addresses: String,
+    /// The last device that has one of them, and its VRF.
+    addressed: Option<(String, String)>,
     /// Parameters of devices, set when these are there.
     sysctls: Vec<String>,
 }
@@ -49,11 +62,15 @@ impl Script<'_> {
         if !self.sysctls.is_empty() {
             out += "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0\n";
         }
-        for (program, lines) in [("ip", &self.ip), ("bridge", &self.bridge)] {
-            if !lines.is_empty() {
-                out += &format!("{program} -batch - <<'END'\n{lines}END\n");
-            }
+        let batch = |program: &str, lines: &str| match lines {
+            "" => String::new(),
+            _ => format!("{program} -batch - <<'END'\n{lines}END\n"),
+        };
+        out += &(batch("ip", &self.ip) + &batch("bridge", &self.bridge));
+        if let Some((device, vrf)) = self.addressed.filter(|_| self.own.mode == Some(Mode::TorEvpn)) {
+            out += &until_known(&device, &vrf);
         }
+        out += &batch("ip", &self.addresses);
         if !self.sysctls.is_empty() {
             // What the kernel does not have (-e) is no reason to stop.
             out += &format!("sysctl -qew {}\n", self.sysctls.join(" "));
@@ -250,12 +267,17 @@ impl Script<'_> {
             // The kernel gives the IPv6 subnet of an address metric 256, zebra gives routes of BGP 20: a type 5 route of another
             // leaf with the same anycast gateway would win, and each would send the other what is for its own link.
             let more = if address.is_ipv4() { "" } else { " metric 1 nodad" };
-            writeln!(self.ip, "address add {address} dev {device}{more}")?;
+            writeln!(self.addresses, "address add {address} dev {device}{more}")?;
         }
         // For a packet that is not its own the kernel solicits neighbours from a link-local address, or not at all.
         if network.gateways.iter().any(|g| g.is_ipv6()) {
-            writeln!(self.ip, "address add {}/64 dev {device} nodad", link_local(network.gateway_mac))?;
+            writeln!(
+                self.addresses,
+                "address add {}/64 dev {device} nodad",
+                link_local(network.gateway_mac)
+            )?;
         }
+        self.addressed = Some((device.to_owned(), network.vrf.clone()));
         self.sysctls.push(format!("net.ipv4.conf.{device}.arp_accept=1"));
         self.sysctls.push(format!("net.ipv6.conf.{device}.accept_untracked_na=1"));
         self.sysctls.push(format!("net.ipv4.conf.{device}.rp_filter=0"));
@@ -315,12 +337,23 @@ impl Script<'_> {
             writeln!(self.ip, "link set {name} master {vrf}\nlink set {name} up")?;
             for address in [port.address, port.second].into_iter().flatten() {
                 let nodad = if address.is_ipv4() { "" } else { " nodad" };
-                writeln!(self.ip, "address add {address} dev {name}{nodad}")?;
+                writeln!(self.addresses, "address add {address} dev {name}{nodad}")?;
             }
+            self.addressed = Some((name.clone(), vrf.clone()));
             self.sysctls.push(format!("net.ipv4.conf.{name}.rp_filter=0"));
         }
         Ok(())
     }
+}
+
+/// zebra reads links and addresses in two threads. An address that overtakes its device, or the device's way into a VRF,
+/// is forgotten for good (FRR 8), and the subnet with it: so the addresses wait for the last device. Without FRR the rest
+/// of the script is of use all the same.
+fn until_known(device: &str, vrf: &str) -> String {
+    format!(
+        "# Addresses that FRR hears of before their devices are lost to it.\n\
+         n=0; until vtysh -c 'show interface {device}' 2>&1 | grep -q 'vrf: {vrf}' || [ $n -ge 50 ]; do n=$((n + 1)); sleep 0.2; done\n"
+    )
 }
 
 /// The link-local address of a MAC (RFC 4291, appendix A).

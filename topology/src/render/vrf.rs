@@ -30,8 +30,23 @@ fn announced(fabric: &Plan, plan: &NodePlan, vrf: &str, v4: bool) -> Vec<Prefix>
     all
 }
 
+/// Prefixes that the controller announces behind this switch, where another domain takes them from this one. The switch
+/// has its own route to them and drops the controller's, whose next hop it is itself: only its own can leak here.
+fn given(fabric: &Plan, domain: &Domain, node: &str, v4: bool) -> Vec<Prefix> {
+    if !fabric.vrfs.values().any(|other| other.leaks.contains(&domain.vrf.name)) {
+        return Vec::new();
+    }
+    let here = domain.vrf.routes.iter().filter(|(prefix, behind)| behind == node && prefix.is_ipv4() == v4);
+    here.map(|(prefix, _)| *prefix).collect()
+}
+
 /// The VRFs with their L3 VNIs and static routes, and what may be announced of them.
-pub(super) fn write_domains(out: &mut String, fabric: &Plan, plan: &NodePlan) -> std::fmt::Result {
+pub(super) fn write_domains(
+    out: &mut String,
+    fabric: &Plan,
+    plan: &NodePlan,
+    node: &str,
+) -> std::fmt::Result {
     for domain in domains(fabric, plan) {
         let name = &domain.vrf.name;
         writeln!(out, "vrf {name}")?;
@@ -56,6 +71,18 @@ pub(super) fn write_domains(out: &mut String, fabric: &Plan, plan: &NodePlan) ->
             if !domain.leaks.is_empty() {
                 write_leak(out, &prefixes, &list, ip, width)?;
             }
+            let given = given(fabric, domain, node, width == 32);
+            for (prefix, sequence) in given.iter().zip((5..).step_by(5)) {
+                writeln!(out, "{ip} prefix-list {list}-given seq {sequence} permit {prefix}")?;
+            }
+            if !given.is_empty() {
+                let map = format!("{list}-given");
+                writeln!(out, "!\nroute-map {map} permit 10\n match {ip} address prefix-list {map}\nexit")?;
+                writeln!(
+                    out,
+                    "!\nroute-map {map} permit 20\n match {ip} address prefix-list {list}\nexit\n!"
+                )?;
+            }
         }
     }
     Ok(())
@@ -74,7 +101,7 @@ fn write_leak(out: &mut String, own: &[Prefix], list: &str, ip: &str, width: u8)
 
 /// BGP of each VRF: what is connected and static there becomes type 5, and nothing of the underlay. All of it is
 /// announced by the route-map once more: what was leaked from another VRF is not announced as this one's.
-pub(super) fn write_bgp(out: &mut String, fabric: &Plan, plan: &NodePlan) -> std::fmt::Result {
+pub(super) fn write_bgp(out: &mut String, fabric: &Plan, plan: &NodePlan, node: &str) -> std::fmt::Result {
     let (Some(asn), Some(id)) = (plan.asn, plan.router_id) else { return Ok(()) };
     for domain in domains(fabric, plan) {
         let name = &domain.vrf.name;
@@ -88,7 +115,11 @@ pub(super) fn write_bgp(out: &mut String, fabric: &Plan, plan: &NodePlan) -> std
             let map = format!("{name}-{short}");
             writeln!(out, " !\n address-family {family} unicast")?;
             writeln!(out, "  redistribute connected route-map {map}")?;
-            if plan.routed.iter().any(|r| r.vrf == *name && r.prefix.is_ipv4() == (width == 32)) {
+            if !given(fabric, domain, node, width == 32).is_empty() {
+                // As an operator configures it here, or as another daemon puts it into the kernel.
+                writeln!(out, "  redistribute static route-map {map}-given")?;
+                writeln!(out, "  redistribute kernel route-map {map}-given")?;
+            } else if plan.routed.iter().any(|r| r.vrf == *name && r.prefix.is_ipv4() == (width == 32)) {
                 writeln!(out, "  redistribute static route-map {map}")?;
             }
             if !domain.leaks.is_empty() {

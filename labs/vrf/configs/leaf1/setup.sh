@@ -33,23 +33,14 @@ link add link br0 name vlan10 address 00:00:5e:00:01:01 mtu 1450 type vlan id 10
 link set vlan10 addrgenmode none
 link set vlan10 master red
 link set vlan10 up
-address add 10.10.0.1/24 dev vlan10
-address add fd00:a::1/64 dev vlan10 metric 1 nodad
-address add fe80::200:5eff:fe00:101/64 dev vlan10 nodad
 link add link br0 name vlan11 address 00:00:5e:00:01:01 mtu 1450 type vlan id 11
 link set vlan11 addrgenmode none
 link set vlan11 master red
 link set vlan11 up
-address add 10.11.0.1/24 dev vlan11
-address add fd00:b::1/64 dev vlan11 metric 1 nodad
-address add fe80::200:5eff:fe00:101/64 dev vlan11 nodad
 link add link br0 name vlan110 address 00:00:5e:00:01:01 mtu 1450 type vlan id 110
 link set vlan110 addrgenmode none
 link set vlan110 master blue
 link set vlan110 up
-address add 10.10.0.1/24 dev vlan110
-address add fd00:a::1/64 dev vlan110 metric 1 nodad
-address add fe80::200:5eff:fe00:101/64 dev vlan110 nodad
 link add br4002 address 02:02:0a:ff:00:02 mtu 1450 type bridge stp_state 0
 link set br4002 master blue addrgenmode none
 link add vx4002 address 02:01:01:00:0f:a2 mtu 1450 type vxlan id 4002 local 10.255.0.2 dstport 4789 nolearning
@@ -78,5 +69,18 @@ vlan add dev vx12010 vid 110 pvid untagged
 vlan add dev eth3 vid 110 pvid untagged
 vlan add dev br0 vid 110 self
 fdb add 00:00:5e:00:01:01 dev br0 vlan 110 self permanent
+END
+# Addresses that FRR hears of before their devices are lost to it.
+n=0; until vtysh -c 'show interface vlan110' 2>&1 | grep -q 'vrf: blue' || [ $n -ge 50 ]; do n=$((n + 1)); sleep 0.2; done
+ip -batch - <<'END'
+address add 10.10.0.1/24 dev vlan10
+address add fd00:a::1/64 dev vlan10 metric 1 nodad
+address add fe80::200:5eff:fe00:101/64 dev vlan10 nodad
+address add 10.11.0.1/24 dev vlan11
+address add fd00:b::1/64 dev vlan11 metric 1 nodad
+address add fe80::200:5eff:fe00:101/64 dev vlan11 nodad
+address add 10.10.0.1/24 dev vlan110
+address add fd00:a::1/64 dev vlan110 metric 1 nodad
+address add fe80::200:5eff:fe00:101/64 dev vlan110 nodad
 END
 sysctl -qew net.ipv4.conf.vlan10.arp_accept=1 net.ipv6.conf.vlan10.accept_untracked_na=1 net.ipv4.conf.vlan10.rp_filter=0 net.ipv4.conf.vlan11.arp_accept=1 net.ipv6.conf.vlan11.accept_untracked_na=1 net.ipv4.conf.vlan11.rp_filter=0 net.ipv4.conf.vlan110.arp_accept=1 net.ipv6.conf.vlan110.accept_untracked_na=1 net.ipv4.conf.vlan110.rp_filter=0 net.ipv4.conf.br4002.rp_filter=0 net.ipv4.conf.br4001.rp_filter=0
