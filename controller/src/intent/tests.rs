@@ -1,5 +1,4 @@
 use causeway_proto::v1::resource::Spec;
-use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -7,6 +6,8 @@ use crate::ports::{CreatePort, Place, Ports};
 use crate::store::FileStore;
 
 mod fabric;
+mod records;
+mod transactions;
 
 struct World {
     _directory: tempfile::TempDir,
@@ -342,67 +343,6 @@ async fn a_subnet_without_ports_moves_to_another_network() {
     assert_eq!(world.store.list("intent/subnet/").await.unwrap().entries.len(), 1);
 }
 
-#[tokio::test]
-async fn a_thousand_records_are_several_transactions() {
-    let world = World::new(65_000).await;
-    let mut specs: Vec<Spec> = (1..=400).map(|n| Spec::Network(network(&format!("n{n}"), n))).collect();
-    specs.extend(
-        (1..=400)
-            .map(|n| Spec::Subnet(subnet(&format!("n{n}"), &format!("10.{}.{}.0/24", n / 200, n % 200)))),
-    );
-    let applied = world.apply(specs.clone()).await.unwrap();
-    assert_eq!(applied.outcomes.len(), 800);
-    let snapshot = world.state.snapshot();
-    let rds: std::collections::BTreeSet<u16> =
-        snapshot.networks.values().map(|n| n.value.rd_number).collect();
-    assert_eq!((rds.len(), snapshot.subnets.len()), (400, 400));
-    assert!(world.apply(specs).await.unwrap().outcomes.iter().all(|o| o.action == Action::Unchanged));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn concurrent_appliers_get_unique_numbers_and_no_overlap() {
-    let world = World::new(65_000).await;
-    world.apply(vec![Spec::Network(network("web", 9_999))]).await.unwrap();
-    let mut tasks = Vec::new();
-    for n in 1..=12u32 {
-        let intent = world.intent.clone();
-        tasks.push(tokio::spawn(async move {
-            // Half of the prefixes overlap with another one; all networks want numbers.
-            let length = if n % 2 == 0 { 24 } else { 23 };
-            let specs = vec![
-                Spec::Network(network(&format!("n{n}"), n)),
-                Spec::Subnet(subnet("web", &format!("10.0.{}.0/{length}", (n / 2) * 2))),
-            ];
-            loop {
-                match intent.apply(&resources(specs.clone()), false).await {
-                    Err(error) if error.retryable() => {}
-                    other => return other.is_ok(),
-                }
-            }
-        }));
-    }
-    let mut done = 0;
-    for task in tasks {
-        done += usize::from(task.await.unwrap());
-    }
-    let listing = world.store.list("intent/subnet/").await.unwrap();
-    let prefixes: Vec<causeway_proto::Prefix> = listing
-        .entries
-        .iter()
-        .map(|e| e.key.trim_start_matches("intent/subnet/default/web/").parse().unwrap())
-        .collect();
-    for (i, a) in prefixes.iter().enumerate() {
-        assert!(prefixes[i + 1..].iter().all(|b| !a.overlaps(*b)), "{prefixes:?}");
-    }
-    assert_eq!(done, prefixes.len());
-    let networks = world.store.list("intent/network/").await.unwrap().entries;
-    let rds: std::collections::BTreeSet<u16> = networks
-        .iter()
-        .map(|e| serde_json::from_slice::<crate::model::Network>(&e.value).unwrap().rd_number)
-        .collect();
-    assert_eq!(rds.len(), networks.len());
-}
-
 fn switch(name: &str, mode: v1::NodeMode, vtep: &str) -> v1::Node {
     v1::Node { mode: mode.into(), ..node(name, vtep) }
 }
@@ -418,65 +358,5 @@ fn host(name: &str, uplinks: &[(&str, &str, &str)]) -> v1::Node {
         mode: v1::NodeMode::Host.into(),
         uplinks: uplinks.iter().map(uplink).collect(),
         ..Default::default()
-    }
-}
-
-#[test]
-fn records_of_before_still_read() {
-    let node = r#"{"name":"n","mode":"host-vtep","vtep":"192.0.2.1","underlay_mtu":1500}"#;
-    let node: crate::model::Node = serde_json::from_str(node).unwrap();
-    assert_eq!((node.vtep, node.uplinks.len()), (Some("192.0.2.1".parse().unwrap()), 0));
-    let binding = r#"{"port":"default/web/a","node":"n","netns":"pid:1","interface":"eth0","generation":3,"active":true}"#;
-    let binding: crate::model::Binding = serde_json::from_str(binding).unwrap();
-    assert_eq!(binding.attachment, Some(crate::model::Attachment::VxlanBridge));
-    assert_eq!(binding.kind, crate::model::WorkloadKind::Container);
-    let bare =
-        crate::model::Binding { attachment: None, kind: crate::model::WorkloadKind::BareMetal, ..binding };
-    let again: crate::model::Binding = serde_json::from_slice(&serde_json::to_vec(&bare).unwrap()).unwrap();
-    assert_eq!(again, bare);
-    let vrf: crate::model::Vrf = serde_json::from_str(r#"{"name":"red","l3_vni":50}"#).unwrap();
-    assert_eq!(vrf.rd_number, 0);
-}
-
-proptest! {
-    #[test]
-    fn any_message_is_answered(name in ".{0,8}", prefix in "[0-9a-f.:/]{0,20}", n: u32, texts in prop::collection::vec("[0-9.:/-]{0,20}", 0..3)) {
-        let specs = vec![
-            vrf(&name, n),
-            Spec::Network(v1::Network { vlan: n, mtu: n, export_targets: texts.clone(), ..network(&name, n) }),
-            Spec::Subnet(v1::Subnet { gateway: prefix.clone(), ranges: texts.clone(), exclusions: texts, ..subnet(&name, &prefix) }),
-            Spec::Node(v1::Node { mode: n.cast_signed(), underlay_mtu: n, ..node(&name, &prefix) }),
-            Spec::Node(v1::Node {
-                host_bridge: (n % 4).cast_signed(),
-                esi: prefix.clone(),
-                networks: vec![name.clone()],
-                ..host(&name, &[(&name, &name, &prefix), ("eth1", "b", "")])
-            }),
-            Spec::Vrf(v1::Vrf {
-                name: name.clone(),
-                l3_vni: n,
-                routes: vec![v1::VrfRoute { prefix: prefix.clone(), node: name.clone() }],
-                no_connected: n % 2 == 0,
-                ..Default::default()
-            }),
-            Spec::Network(v1::Network {
-                irb: (n % 5).cast_signed(),
-                gateway_mac: prefix.clone(),
-                attachments: vec![(n % 8).cast_signed()],
-                no_guard: true,
-                ..network(&name, n)
-            }),
-            Spec::Peer(v1::Peer { address: prefix.clone(), asn: n, port: n, hold_seconds: n, gtsm_hops: n, restart_seconds: n, ..Default::default() }),
-        ];
-        for resource in resources(specs) {
-            if let Ok(declared) = message::parse(&resource, "x") {
-                // What is accepted reads back as the same.
-                let again = message::parse(&declared.to_resource(), "x");
-                prop_assert_eq!(again, Ok(declared));
-            }
-        }
-        for kind in [v1::Kind::Vrf, v1::Kind::Network, v1::Kind::Subnet, v1::Kind::Node, v1::Kind::Peer] {
-            let _ = message::parse_name(kind, &prefix);
-        }
     }
 }
