@@ -10,7 +10,7 @@
 //! | elsewhere | the best claim leads to another VTEP: a higher sequence, or a sticky one |
 //! | duplicate | two VTEPs claim it with the same sequence: the lower next hop wins, which need not be right |
 //! | stale | another VTEP claims it and loses; or claims it though it is bound nowhere; or the only claim is one kept over the peer's restart |
-//! | foreign | a MAC of no port, or an address that the port does not have, in a network of ours; not the link-local ones of a port's MAC |
+//! | foreign | a MAC of no port, or an address that the port does not have, in a network of ours; not the link-local ones of a port's MAC, nor the MAC of a bridge behind its own switch |
 //!
 //! **When a claim is expected.** A peer never sends our own routes back (they would be dropped as loops), so that what
 //! it says of a port comes from somebody else. Behind a switch that speaks EVPN that is the switch: if it claims
@@ -36,6 +36,7 @@ use causeway_proto::{Mac, NetworkKey, PortKey, Vni};
 
 use crate::derive::best::{Claim, Rule};
 use crate::derive::evpn::{Context, export_targets, import_targets, sequence};
+use crate::derive::node::bridge_mac;
 use crate::derive::{bound, place};
 use crate::model::{NodeMode, Port};
 use crate::snapshot::Snapshot;
@@ -347,7 +348,21 @@ impl<'a> View<'a> {
         hiding.contains(&(network, claim.vtep))
     }
 
-    /// A MAC of nobody. `None`: it is a gateway's or a switch's own.
+    /// True for the MAC of a bridge that an agent has made behind the VTEP that claims it: the kernel speaks for itself
+    /// there, of multicast groups for one.
+    fn is_bridges(&self, network: &NetworkKey, mac: Mac, claims: &[Claim]) -> bool {
+        let Some(claim) = claims.first() else { return false };
+        let Some(vni) = self.snapshot.networks.get(network).map(|record| record.value.vni) else {
+            return false;
+        };
+        let mut nodes = self.snapshot.nodes.values().map(|record| &record.value);
+        nodes.any(|node| {
+            bridge_mac(vni, node) == mac
+                && place::vteps(self.snapshot, node).any(|at| at.vtep == Some(claim.vtep))
+        })
+    }
+
+    /// A MAC of nobody. `None`: it is a gateway's, a switch's own, or a host's bridge's.
     fn foreign(
         &self,
         network: &NetworkKey,
@@ -363,6 +378,7 @@ impl<'a> View<'a> {
         if gateway
             || words::is_gateway(self.snapshot, network, address)
             || self.hides(network, address, claims)
+            || address.is_none_or(is_link_local) && self.is_bridges(network, mac, claims)
         {
             return None;
         }

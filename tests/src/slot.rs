@@ -103,10 +103,13 @@ impl Slot {
 
     /// A new directory that other users may enter (daemons drop privileges), below the system's temporary directory.
     pub fn directory(&self, label: &str) -> Result<Directory> {
-        let path =
-            std::env::temp_dir().join(format!("causeway-tests-{}-{}-{label}", self.number, self.unique()));
+        // A guest sees the directories of this machine and not its slots: the number alone is not enough.
+        let path = tempfile::Builder::new()
+            .prefix(&format!("causeway-tests-{}-{label}-", self.number))
+            .tempdir()
+            .context("cannot create a temporary directory")?
+            .keep();
         let record = self.record("dir", &path.to_string_lossy())?;
-        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
         Ok(Directory { path, _record: record })
     }

@@ -241,6 +241,20 @@ fn ports_that_hide_their_mac_are_neither_missing_nor_foreign() {
 }
 
 #[test]
+fn a_bridge_behind_its_own_switch_is_not_foreign() {
+    let mut world = world();
+    world.host("host9", &["leaf1"], None);
+    let node = &world.snapshot.nodes[&"host9".parse::<causeway_proto::Name>().unwrap()].value;
+    let bridge = bridge_mac(110.try_into().unwrap(), node);
+    let a = says(mac("a"), None, 1, 0);
+    let at = |leaf, address| short(&world, &[a.clone(), says(bridge, address, leaf, 0)], false, true);
+    assert_eq!(at(1, None), [""; 0]);
+    assert_eq!(at(1, Some("fe80::1")), [""; 0]);
+    assert_eq!(at(1, Some("10.8.0.77")), ["- 10.8.0.77 foreign 10.98.0.1"]);
+    assert_eq!(at(2, None), ["- mac foreign 10.98.0.2"]);
+}
+
+#[test]
 fn nothing_is_missing_before_the_peer_has_told_all() {
     assert_eq!(short(&world(), &[], false, false), [""; 0]);
 }

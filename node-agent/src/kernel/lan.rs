@@ -78,12 +78,15 @@ impl Kernel {
             let ask: &[Switch] = match dev.role() {
                 Some(Role::Port) if link.link.master.is_none() => &[Switch::ProxyArp],
                 Some(Role::Shim(_)) => &[Switch::ArpIgnore],
-                Some(Role::Port | Role::Vlan(_)) => &[],
+                Some(Role::Vlan(_)) => &[Switch::NoRouter],
+                Some(Role::Port) => &[],
                 _ => &[Switch::ProxyNd],
             };
             for switch in ask {
                 let (name, value) = switch.setting(dev);
-                if setting(&name).as_deref() == Some(value) {
+                // Without IPv6 there is nothing that could be a router.
+                let absent = *switch == Switch::NoRouter;
+                if setting(&name).as_deref().map_or(absent, |found| found == value) {
                     seen.switches.insert((dev.clone(), *switch));
                 }
             }

@@ -247,6 +247,13 @@ impl Planner<'_> {
             change.alias =
                 self.now.lan.links.get(&vlan.dev).filter(|l| l.link.alias != alias).map(|_| alias.clone());
             self.set(&key, &vlan.dev, change);
+            // It is a port of the bridge or a parent, and has nothing to say in the network.
+            let silent = (vlan.dev.clone(), Switch::NoRouter);
+            if !self.now.lan.switches.contains(&silent)
+                && self.now.lan.host_addresses(&silent.0).next().is_none()
+            {
+                self.step(&key, Step::Sysctl { dev: silent.0, switch: silent.1 });
+            }
             self.up(&key, &vlan.dev);
             if vlan.parent == Dev::trunk() {
                 self.vlan(&key, &vlan.parent, vlan.id, false, true);

@@ -117,6 +117,9 @@ pub enum Switch {
     ArpIgnore,
     /// Ignore router advertisements (`ipv6/conf/…/accept_ra` = 0).
     NoRa,
+    /// No router on this link: no membership of the routers' groups, which the kernel would tell of with the link's MAC
+    /// (`ipv6/conf/…/forwarding` = 0).
+    NoRouter,
 }
 
 impl Switch {
@@ -127,6 +130,7 @@ impl Switch {
             Switch::ProxyNd => ("ipv6", "proxy_ndp", "1"),
             Switch::ArpIgnore => ("ipv4", "arp_ignore", "1"),
             Switch::NoRa => ("ipv6", "accept_ra", "0"),
+            Switch::NoRouter => ("ipv6", "forwarding", "0"),
         };
         (format!("net/{family}/conf/{dev}/{name}"), value)
     }
