@@ -16,7 +16,7 @@ use super::caller::{caller, reason};
 use super::parse;
 use super::status::Refusal;
 use crate::history::By;
-use crate::ports::plan::{Context, preview};
+use crate::ports::plan::{Context, bound_nowhere, preview};
 use crate::ports::{MoveOrder, Place, PortError, now_ms};
 use crate::snapshot::Snapshot;
 
@@ -177,10 +177,15 @@ fn order(
 ) -> Result<(PortKey, MoveOrder), Refusal> {
     let key = parse::port_key("key", asked.key)?;
     let Some(mut to) = asked.to else { return Err(Refusal::field("to", "is required")) };
-    if to.kind == i32::from(v1::WorkloadKind::Unspecified)
-        && let Some(binding) = snapshot.bindings.get(&key)
-    {
-        to.kind = crate::intent::message::words::kind(binding.value.kind).into();
+    if !snapshot.ports.contains_key(&key) {
+        return Err(PortError::NoPort(key).into());
+    }
+    // Where it goes follows from where it is: first of all it must be somewhere.
+    let Some(binding) = snapshot.bindings.get(&key).map(|record| &record.value).filter(|b| b.active) else {
+        return Err(bound_nowhere(&key, &to.node).into());
+    };
+    if to.kind == i32::from(v1::WorkloadKind::Unspecified) {
+        to.kind = crate::intent::message::words::kind(binding.kind).into();
     }
     let to: Place = parse::place("to", to)?;
     let window = number("window_seconds", asked.window_seconds, WINDOW_SECONDS, LONGEST_WINDOW)?;

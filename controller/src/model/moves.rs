@@ -113,6 +113,9 @@ pub struct MoveCost {
     /// What probes saw.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<MoveProbe>,
+    /// The controllers that saw the switch are gone: what was lost nobody knows, and the gap includes their absence.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
 }
 
 /// What one node's probes saw.
@@ -135,8 +138,12 @@ pub struct MoveProbe {
 }
 
 impl MoveCost {
-    /// How long traffic was lost, in milliseconds: as probes saw it, or else the bound that is known without them.
+    /// How long traffic was lost, in milliseconds: as probes saw it, or else the bound that is known without them; 0 if
+    /// nobody knows.
     pub fn loss_ms(&self) -> u32 {
+        if self.unseen {
+            return 0;
+        }
         self.probes.iter().map(|probe| probe.longest_gap_ms).max().unwrap_or(self.gap_ms)
     }
 }

@@ -142,6 +142,7 @@ impl Mover {
                 facts.watched = watchers.begin(&self.agents, snapshot, moving, facts.now_ms)
             }
             MovePhase::Verify => {
+                watchers.catch_up(&self.agents, snapshot, moving, facts.now_ms);
                 facts.cost = measures.cost(&self.agents, snapshot, record, watchers, facts.now_ms);
             }
             _ => {}

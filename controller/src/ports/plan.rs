@@ -21,6 +21,7 @@ pub use create::check_labels;
 pub use end::quarantine_ends_ms;
 pub use fit::{Unfit, unfit};
 pub use place::{interface_name, sequence_elsewhere};
+pub(crate) use transfer::bound_nowhere;
 
 /// What a request takes besides itself.
 #[derive(Clone, Copy)]

@@ -47,6 +47,7 @@ struct CostView {
     probes: Vec<ProbeView>,
     convergence: Vec<ConvergenceView>,
     revision: u64,
+    unseen: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,6 +136,7 @@ impl From<v1::Move> for MoveView {
                 probes: cost.probes.into_iter().map(probe).collect(),
                 convergence: cost.convergence.into_iter().map(seen).collect(),
                 revision: cost.revision,
+                unseen: cost.unseen,
             }),
             window_until_ms: moving.window_until_ms,
             max_loss_ms: moving.max_loss_ms,
@@ -173,7 +175,9 @@ pub(super) fn report(moving: &v1::Move, out: Output) -> Result<(), Failure> {
             (format!("{} ms", probe.longest_gap_ms), tone),
         ]);
     }
-    if cost.probes.is_empty() {
+    if cost.unseen {
+        out.line("the controllers that saw the switch are gone: what was lost nobody knows")?;
+    } else if cost.probes.is_empty() {
         out.line(
             "no other node with a workload of the network could probe; the gap is what the agents said",
         )?;

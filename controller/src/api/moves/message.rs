@@ -71,6 +71,7 @@ fn cost(cost: &MoveCost) -> v1::MoveCost {
         probes: cost.probes.iter().map(probe).collect(),
         convergence: convergence.collect(),
         revision: cost.revision,
+        unseen: cost.unseen,
     }
 }
 
@@ -94,7 +95,10 @@ pub(super) fn plan(snapshot: &Snapshot, moving: &Move) -> v1::PlanMoveResponse {
 fn expected(snapshot: &Snapshot, moving: &Move) -> (u32, String) {
     let kinds = |m: &Move| (m.from.kind, m.to.kind);
     let alike = snapshot.moves.values().filter(|record| kinds(&record.value) == kinds(moving));
-    let mut gaps: Vec<u32> = alike.filter_map(|record| Some(record.value.cost.as_ref()?.loss_ms())).collect();
+    let mut gaps: Vec<u32> = alike
+        .filter_map(|record| record.value.cost.as_ref().filter(|c| !c.unseen))
+        .map(MoveCost::loss_ms)
+        .collect();
     gaps.sort_unstable();
     match gaps.get(gaps.len() / 2) {
         Some(median) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use causeway_proto::{Name, PortKey, Revision};
 
-use super::probe::Watchers;
+use super::probe::{Sight, Watchers};
 use crate::agents::Agents;
 use crate::derive::is_present;
 use crate::model::{Move, MoveCost, MovePhase, NodeMode};
@@ -75,13 +75,14 @@ impl Measures {
         if missing && now_ms.saturating_sub(measure.forwards_ms) < OTHERS_MS {
             return None;
         }
-        let probes = watchers.seen(moving, measure.forwards_ms, now_ms)?;
+        let Sight { probes, unseen } = watchers.seen(moving, measure.forwards_ms, now_ms)?;
         let stopped = moving.began_ms(MovePhase::Stop).unwrap_or(moving.since_ms());
         Some(MoveCost {
             gap_ms: span(stopped, measure.forwards_ms),
             revision: record.revision.0,
             converged: measure.converged.iter().map(|(node, ms)| (node.clone(), *ms)).collect(),
             probes,
+            unseen,
         })
     }
 }

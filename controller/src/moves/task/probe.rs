@@ -40,6 +40,16 @@ struct Watch {
     probes: Vec<(Name, std::net::IpAddr, Probe)>,
     /// Another controller's nodes may be able to probe.
     others_may: bool,
+    /// They began behind the switch: whoever saw it is gone.
+    late: bool,
+}
+
+/// What is known of a switch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sight {
+    pub(super) probes: Vec<MoveProbe>,
+    /// Nobody who could tell saw it.
+    pub(super) unseen: bool,
 }
 
 impl Watchers {
@@ -69,15 +79,24 @@ impl Watchers {
         all || now_ms.saturating_sub(watch.since_ms) >= FIRST_MS
     }
 
+    /// Orders probes of a switch that this controller did not see coming.
+    pub(super) fn catch_up(&mut self, agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) {
+        self.of
+            .entry(moving.port.clone())
+            .or_insert_with(|| Watch { late: true, ..order(agents, snapshot, moving, now_ms) });
+    }
+
     /// What they saw, once they have seen enough; `None`: not yet. `forwards_ms`: since when the target forwards.
-    pub(super) fn seen(&self, moving: &Move, forwards_ms: i64, now_ms: i64) -> Option<Vec<MoveProbe>> {
+    pub(super) fn seen(&self, moving: &Move, forwards_ms: i64, now_ms: i64) -> Option<Sight> {
         let elapsed = now_ms.saturating_sub(forwards_ms);
         let longest = i64::from(moving.max_loss_ms).max(LOOK_MS) + BEYOND_MS;
-        let Some(watch) = self.of.get(&moving.port).filter(|watch| !watch.probes.is_empty()) else {
-            let others = self.of.get(&moving.port).is_none_or(|watch| watch.others_may);
+        let watch = self.of.get(&moving.port)?;
+        let unseen = watch.late;
+        if watch.probes.is_empty() {
             // Who probes says more than who does not, and says it sooner.
-            return (!others || elapsed >= longest + BEYOND_MS).then(Vec::new);
-        };
+            let enough = !watch.others_may || elapsed >= longest + BEYOND_MS;
+            return enough.then(|| Sight { unseen, ..Sight::default() });
+        }
         let results: Vec<(Name, std::net::IpAddr, v1::ProbeResult)> =
             watch.probes.iter().map(|(node, ip, probe)| (node.clone(), *ip, probe.latest())).collect();
         // One that was never answered tells nothing of the move.
@@ -86,7 +105,12 @@ impl Watchers {
         if elapsed < LOOK_MS || (!back && elapsed < longest) {
             return None;
         }
-        Some(results.iter().map(|(node, ip, result)| summary(node, *ip, result)).collect())
+        // Those that began late show that it is back, and not what was lost.
+        if unseen {
+            return Some(Sight { unseen, ..Sight::default() });
+        }
+        let probes = results.iter().map(|(node, ip, result)| summary(node, *ip, result)).collect();
+        Some(Sight { probes, unseen })
     }
 }
 
@@ -120,6 +144,7 @@ fn order(agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) -> Wa
         since_ms: now_ms,
         probes: Vec::new(),
         others_may: false,
+        late: false,
     };
     let (Some(port), Some(network)) =
         (snapshot.ports.get(&moving.port), snapshot.networks.get(&moving.port.network))

@@ -16,6 +16,12 @@ fn refused(key: &PortKey, reason: String, hint: String) -> PortError {
     PortError::Precondition { subject: format!("port {key}"), reason, owner: String::new(), hint }
 }
 
+/// Why a port without a place cannot be moved.
+pub(crate) fn bound_nowhere(key: &PortKey, node: &str) -> PortError {
+    let hint = format!("bind it there: causeway port bind {key} --node {node} …");
+    refused(key, "is bound nowhere: there is nothing to move".to_owned(), hint)
+}
+
 /// Begins a move. The same again while it is under way changes nothing.
 pub(super) fn start(
     view: &View<'_>,
@@ -57,15 +63,14 @@ pub(super) fn begin(
     context: Context<'_>,
     planned: &mut Planned,
 ) -> Result<Option<Move>, Refusal> {
-    place::check(&order.to, "to")?;
     let (port, at) = existing(view, key)?;
     let record = RecordKey::Binding(key.clone());
     let bound = view.binding(key).filter(|(binding, _)| binding.active && port.released_ms.is_none());
     let Some((from, seen)) = bound else {
-        let hint = format!("bind it there: causeway port bind {key} --node {} …", order.to.node);
-        let error = refused(key, "is bound nowhere: there is nothing to move".to_owned(), hint);
+        let error = bound_nowhere(key, order.to.node.as_str());
         return Err(Refusal::seen(error, &record, view.binding(key).map(|(_, at)| at)));
     };
+    place::check(&order.to, "to")?;
     planned.effect.port = Some(Part { value: port.clone(), revision: Some(at) });
     planned.effect.binding = view.binding_part(key);
     let seen_refusal = |error| Refusal::seen(error, &record, Some(seen));
