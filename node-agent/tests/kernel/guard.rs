@@ -1,6 +1,7 @@
 //! Every kind of spoof is tried, from a guarded and from an unguarded workload, and looked for at the receiver.
 
 pub(crate) mod frames;
+mod ipvlan;
 mod netdev;
 
 use std::fmt::Write as _;

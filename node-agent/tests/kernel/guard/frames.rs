@@ -20,34 +20,42 @@ pub(crate) const MARKER: usize = 16;
 /// An interface inside a namespace, for whole frames.
 pub(crate) struct Wire {
     socket: Socket,
+    index: libc::c_int,
+    /// Ethernet type; `None`: all.
+    kind: Option<u16>,
+}
+
+/// The address of an interface, for frames of a type.
+fn link_address(index: libc::c_int, kind: u16) -> SockAddr {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_ll is a sockaddr shorter than the storage, and all-zero is valid for its fields.
+    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    link.sll_family = libc::AF_PACKET as u16;
+    link.sll_protocol = kind.to_be();
+    link.sll_ifindex = index;
+    let length = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the first `length` bytes of the storage are the sockaddr_ll just written.
+    unsafe { SockAddr::new(storage, length) }
 }
 
 impl Wire {
     /// `eth0`, and frames of any type.
     pub(crate) fn open(netns: &Netns) -> Result<Self> {
-        Self::of_type(netns, "eth0", libc::ETH_P_ALL as u16)
+        let all = Self::of_type(netns, "eth0", libc::ETH_P_ALL as u16)?;
+        Ok(Wire { kind: None, ..all })
     }
 
     /// Frames that the kernel is told are of a type, and those of that type alone.
     pub(crate) fn of_type(netns: &Netns, device: &str, kind: u16) -> Result<Self> {
         let inside = causeway_agent::netns::Netns::open(&NetnsRef::Path(netns.path()))?;
-        let socket = inside.run(|| -> Result<Socket> {
-            let kind = kind.to_be();
-            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(kind))))?;
-            let index = nix::net::if_::if_nametoindex(device)?;
-            let mut storage = SockAddrStorage::zeroed();
-            // SAFETY: sockaddr_ll is a sockaddr shorter than the storage, and all-zero is valid for its fields.
-            let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-            link.sll_family = libc::AF_PACKET as u16;
-            link.sll_protocol = kind;
-            link.sll_ifindex = i32::try_from(index)?;
-            let length = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-            // SAFETY: the first `length` bytes of the storage are the sockaddr_ll just written.
-            socket.bind(&unsafe { SockAddr::new(storage, length) })?;
+        inside.run(|| -> Result<Wire> {
+            let protocol = Protocol::from(i32::from(kind.to_be()));
+            let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+            let index = libc::c_int::try_from(nix::net::if_::if_nametoindex(device)?)?;
+            socket.bind(&link_address(index, kind))?;
             socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-            Ok(socket)
-        })??;
-        Ok(Wire { socket })
+            Ok(Wire { socket, index, kind: Some(kind) })
+        })?
     }
 
     /// The next frame.
@@ -58,8 +66,11 @@ impl Wire {
         Ok(buffer)
     }
 
+    /// What is said to be of any type is sent as what it is. Most links find that out by themselves; ipvlans do not
+    /// before Linux 6.2, and their frames are then of no type at all, which no rule lets pass.
     pub(crate) fn send(&self, frame: &[u8]) -> Result<()> {
-        match self.socket.send(frame) {
+        let own = frame.get(12..14).map_or(0, |kind| u16::from_be_bytes([kind[0], kind[1]]));
+        match self.socket.send_to(frame, &link_address(self.index, self.kind.unwrap_or(own))) {
             // What a hook at egress drops.
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(()),
             sent => sent.map(|_| ()).with_context(|| format!("send {} bytes", frame.len())),

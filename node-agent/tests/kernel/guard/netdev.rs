@@ -1,4 +1,4 @@
-//! What passes no bridge: routed ports, macvlan, ipvlan.
+//! What passes no bridge: routed ports and macvlans.
 
 use std::fmt::Write as _;
 
@@ -15,11 +15,11 @@ use crate::rate::{Stream, ensure_limited};
 /// Nobody on the host has it.
 const OUTSIDE: Mac = [2, 0xca, 0x0a, 8, 0, 0x55];
 
-fn guarded(port: v1::NodePort) -> v1::NodePort {
+pub(super) fn guarded(port: v1::NodePort) -> v1::NodePort {
     v1::NodePort { guarded: true, ..port }
 }
 
-fn show(columns: &[(&str, &[bool])], cases: &[Case]) -> Result<String> {
+pub(super) fn show(columns: &[(&str, &[bool])], cases: &[Case]) -> Result<String> {
     let mut table = format!("{:<30}", "");
     columns.iter().try_for_each(|(name, _)| write!(table, " {name:>12}"))?;
     for (n, (name, _)) in cases.iter().enumerate() {
@@ -32,7 +32,7 @@ fn show(columns: &[(&str, &[bool])], cases: &[Case]) -> Result<String> {
 }
 
 /// Spoofs, then legal frames; true: arrived.
-fn matrix(from: &Raw, to: &mut Ears) -> Result<(Vec<Case>, Vec<bool>, usize)> {
+pub(super) fn matrix(from: &Raw, to: &mut Ears) -> Result<(Vec<Case>, Vec<bool>, usize)> {
     let (spoofs, legal) = (spoofs(), legal());
     let count = spoofs.len();
     let cases = [spoofs, legal].concat();
@@ -40,7 +40,7 @@ fn matrix(from: &Raw, to: &mut Ears) -> Result<(Vec<Case>, Vec<bool>, usize)> {
     Ok((cases, arrived, count))
 }
 
-async fn switch_guard(wire: &mut Wire, state: &mut v1::NodeState, on: bool) -> Result<()> {
+pub(super) async fn switch_guard(wire: &mut Wire, state: &mut v1::NodeState, on: bool) -> Result<()> {
     state.revision += 1;
     state.ports[0].guarded = on;
     wire.a.set(state).await?;
@@ -48,7 +48,7 @@ async fn switch_guard(wire: &mut Wire, state: &mut v1::NodeState, on: bool) -> R
     repaired(wire, state, "switched").await
 }
 
-async fn repaired(wire: &Wire, state: &v1::NodeState, damage: &str) -> Result<()> {
+pub(super) async fn repaired(wire: &Wire, state: &v1::NodeState, damage: &str) -> Result<()> {
     wait_for(damage, PATIENCE, || Ok(assert_settled(&wire.a.look(state)?).is_ok())).await?;
     assert_settled(&wire.a.look(state)?)
 }
