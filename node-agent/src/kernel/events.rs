@@ -52,7 +52,7 @@ impl Dataplane for Kernel {
         for message in messages {
             rates |= self.stirs_rates(&message);
             self.hear_fabric(&message, observed, &mut heard);
-            if host && self.is_of_host(&message) {
+            if host && self.is_of_host(&message, observed) {
                 heard.host = true;
                 continue;
             }
@@ -159,9 +159,12 @@ impl Kernel {
         }
     }
 
-    /// Links, addresses and routes, which a host behind switches looks at as a whole.
-    fn is_of_host(&self, message: &RouteNetlinkMessage) -> bool {
+    /// Links, addresses, routes and MACs of a VLAN-aware bridge, which a host behind switches looks at as a whole.
+    fn is_of_host(&self, message: &RouteNetlinkMessage, observed: &Observed) -> bool {
         match message {
+            RouteNetlinkMessage::NewNeighbour(entry) | RouteNetlinkMessage::DelNeighbour(entry) => {
+                self.is_of_trunk(entry, observed)
+            }
             RouteNetlinkMessage::NewLink(_)
             | RouteNetlinkMessage::DelLink(_)
             | RouteNetlinkMessage::NewAddress(_)

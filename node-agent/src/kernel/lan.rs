@@ -4,15 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 
+use causeway_proto::VlanId;
+use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Kernel, OpError};
 use crate::announce;
 use crate::dev::{Dev, PROTOCOL, Role};
+use crate::fabric::Seat;
 use crate::lan::seen::{HostAddr, Kind, Route, Seen, SeenLink, Switch};
 use crate::lan::step::{LanOp, Step};
 use crate::model::{Desired, NetnsRef};
+use crate::netlink::fabric;
 use crate::netlink::lan as message;
 use crate::netlink::message::{
     del_link, del_neighbour, get_addresses, get_neighbours, get_routes, set_flags, set_link,
@@ -190,8 +194,27 @@ impl Kernel {
                     }
                 }
             }
+            for found in self.connection.dump(get_neighbours(AddressFamily::Bridge, 0))? {
+                if let RouteNetlinkMessage::NewNeighbour(found) = found
+                    && let Some((raw, Some(id))) = fabric::entry(&found)
+                    && raw.bridge.and_then(|index| names.get(&index)) == Some(&Dev::trunk())
+                    && let Some(dev) = names.get(&raw.index)
+                    && is_set(raw.kind)
+                {
+                    let fixed = raw.kind == FdbKind::Static && raw.sticky;
+                    seen.seats.insert((id.get(), raw.mac), (dev.clone(), fixed));
+                }
+            }
         }
         Ok(())
+    }
+
+    /// True for an event of a MAC that is, or was, fixed in the VLAN-aware bridge. What it learns is not looked at.
+    pub(super) fn is_of_trunk(&self, message: &NeighbourMessage, observed: &Observed) -> bool {
+        let Some(trunk) = self.indexes.get(&Dev::trunk()) else { return false };
+        let Some((raw, Some(id))) = fabric::entry(message) else { return false };
+        let known = observed.lan.seats.contains_key(&(id.get(), raw.mac));
+        raw.bridge == Some(*trunk) && (known || is_set(raw.kind))
     }
 
     /// Remembers where a macvlan or ipvlan is: nothing in the host says so once its port is gone.
@@ -290,6 +313,7 @@ impl Kernel {
                 | Step::ProxyDel { .. }
                 | Step::OwnMacDel { .. }
                 | Step::VlanDel { .. }
+                | Step::SeatDel { .. }
         );
         let (request, flags) = match step {
             Step::Set { dev, change } => return self.change_link(dev, change),
@@ -310,6 +334,11 @@ impl Kernel {
                 message::add_port_vlan(self.index(dev)?, *id, *untagged, *itself)
             }
             Step::VlanDel { dev, id, itself } => message::del_port_vlan(self.index(dev)?, *id, *itself),
+            Step::SeatSet { dev, id, mac } => {
+                let seat = Seat { port: dev.clone(), kind: FdbKind::Static, sticky: true };
+                fabric::set_seat(self.index(dev)?, false, vlan(*id), *mac, &seat)
+            }
+            Step::SeatDel { dev, id, mac } => fabric::del_seat(self.index(dev)?, false, vlan(*id), *mac),
             other => return Err(OpError::Conflict(format!("not a step for the host: {other:?}"))),
         };
         match self.connection.request(request, flags) {
@@ -327,6 +356,15 @@ impl Kernel {
         let (request, flags) = set_link(link.index, &change, None);
         Ok(self.connection.request(request, flags)?)
     }
+}
+
+fn vlan(id: u16) -> Option<VlanId> {
+    VlanId::try_from(u32::from(id)).ok()
+}
+
+/// True for an entry that somebody has written: neither learned, nor of an interface itself.
+fn is_set(kind: FdbKind) -> bool {
+    matches!(kind, FdbKind::Static | FdbKind::Extern)
 }
 
 /// What the kernel says when it lacks a feature, in words.

@@ -174,6 +174,9 @@ pub struct Seen {
     pub own_macs: BTreeSet<(Dev, Mac)>,
     /// VLANs of the ports of a VLAN-aware bridge, and of the bridge itself; true: untagged.
     pub vlans: BTreeMap<Dev, BTreeMap<u16, bool>>,
+    /// Where the VLAN-aware bridge has MACs by entries that nobody learned: port, and whether it can only be moved by
+    /// writing another (static and sticky).
+    pub seats: BTreeMap<(u16, Mac), (Dev, bool)>,
     /// Settings that are on.
     pub switches: BTreeSet<(Dev, Switch)>,
     /// The host routes IPv4, and IPv6.
@@ -252,6 +255,7 @@ impl Observed {
         seen.own_macs.retain(|(d, _)| d != dev);
         seen.switches.retain(|(d, _)| d != dev);
         seen.vlans.remove(dev);
+        seen.seats.retain(|_, (port, _)| port != dev && *dev != Dev::trunk());
         for link in seen.links.values_mut().filter(|l| l.link.master.as_ref() == Some(dev)) {
             link.link.master = None;
         }

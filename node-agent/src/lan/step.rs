@@ -81,6 +81,10 @@ pub enum Step {
     VlanSet { dev: Dev, id: u16, untagged: bool, itself: bool },
     /// Let it pass no longer.
     VlanDel { dev: Dev, id: u16, itself: bool },
+    /// Fix a MAC at a port of a VLAN-aware bridge.
+    SeatSet { dev: Dev, id: u16, mac: Mac },
+    /// Forget that.
+    SeatDel { dev: Dev, id: u16, mac: Mac },
     /// Move the host's own addresses and routes, as one: to a bridge that takes the uplink as a port, or back.
     Move { uplink: Dev, bridge: Dev, back: bool },
     /// Tell the neighbourhood from a link of the host where addresses live now. `mac`: the link's own if `None`.
@@ -250,6 +254,10 @@ impl LanOp {
             Step::VlanDel { dev, id, itself } => {
                 write!(f, "bridge vlan del dev {dev} vid {id}{}", if *itself { " self" } else { "" })
             }
+            Step::SeatSet { dev, id, mac } => {
+                write!(f, "bridge fdb replace {mac} dev {dev} master static sticky vlan {id}")
+            }
+            Step::SeatDel { dev, id, mac } => write!(f, "bridge fdb del {mac} dev {dev} master vlan {id}"),
             Step::Move { uplink, bridge, back: false } => write!(
                 f,
                 "ip link set dev {uplink} master {bridge}    # and its addresses and routes, undone unless a controller answers within 10 s"

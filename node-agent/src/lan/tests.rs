@@ -346,7 +346,7 @@ fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
             4 => observed.lan.neighbours.clear(),
             5 => observed.lan.own_macs.clear(),
             6 => observed.lan.proxies.clear(),
-            7 => _ = observed.fdb.pop_first(),
+            7 => _ = (observed.fdb.pop_first(), observed.lan.seats.pop_first()),
             8 => observed.lan.vlans.clear(),
             9 => observed.lan.links.get_mut(&dev).unwrap().carrier ^= true,
             10 => {

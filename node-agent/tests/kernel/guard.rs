@@ -3,6 +3,7 @@
 pub(crate) mod frames;
 mod ipvlan;
 mod netdev;
+mod trunk;
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};

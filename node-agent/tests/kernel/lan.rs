@@ -79,7 +79,10 @@ pub(crate) async fn settle(host: &mut Host, state: &v1::NodeState) -> Result<()>
         }
     };
     let timely = tokio::time::timeout(PATIENCE, reported).await;
-    ensure!(timely.is_ok() && open.is_empty(), "not programmed: {open:?}; {:#?}", host.look(state)?);
+    if timely.is_err() || !open.is_empty() {
+        let progress = host.plane()?.progress.borrow().clone();
+        anyhow::bail!("not programmed: {open:?}; {progress:?}; {:#?}", host.look(state)?);
+    }
     let settled = wait_for("settled", PATIENCE, || Ok(assert_settled(&host.look(state)?).is_ok())).await;
     assert_settled(&host.look(state)?)?;
     settled.map(|_| ())

@@ -85,6 +85,7 @@ impl Observed {
                 }
                 if let Some(master) = &change.master {
                     link.master = Some(master.clone());
+                    self.lan.seats.retain(|_, (port, _)| port != dev);
                     found.flags = PortFlags {
                         forward_gratuitous: found.flags.forward_gratuitous,
                         ..PortFlags::default()
@@ -97,6 +98,7 @@ impl Observed {
                     found.link.master = None;
                 }
                 self.lan.vlans.remove(dev);
+                self.lan.seats.retain(|_, (port, _)| port != dev);
                 self.fdb.retain(|_, e| e.port != FdbPort::Port(dev.clone()));
             }
             Step::Unmark { dev } => {
@@ -163,6 +165,8 @@ impl Observed {
                 _ = seen.vlans.entry(dev.clone()).or_default().insert(*id, *untagged);
             }
             Step::VlanDel { dev, id, .. } => _ = seen.vlans.entry(dev.clone()).or_default().remove(id),
+            Step::SeatSet { dev, id, mac } => _ = seen.seats.insert((*id, *mac), (dev.clone(), true)),
+            Step::SeatDel { id, mac, .. } => _ = seen.seats.remove(&(*id, *mac)),
             Step::ChildAlias { at, alias } => self.peer_mut(at, |peer| peer.alias.clone_from(alias)),
             Step::PeerNeighSet { at, ip, mac } => {
                 self.peer_mut(at, |peer| _ = peer.neighbours.insert(*ip, *mac))
