@@ -1,6 +1,7 @@
 //! Desired minus observed for a host behind switches. Pure. Each step is applied to a copy of what was observed, so that
 //! what comes after sees what will be there.
 
+mod bridged;
 mod limits;
 mod ports;
 mod routes;
