@@ -249,7 +249,7 @@ impl Planner<'_> {
                 self.now.lan.links.get(&vlan.dev).filter(|l| l.link.alias != alias).map(|_| alias.clone());
             self.set(&key, &vlan.dev, change);
             // It is a port of the bridge or a parent, and has nothing to say in the network.
-            let silent = (vlan.dev.clone(), Switch::NoRouter);
+            let silent = (vlan.dev.clone(), Switch::NoIpv6);
             if !self.now.lan.switches.contains(&silent)
                 && self.now.lan.host_addresses(&silent.0).next().is_none()
             {

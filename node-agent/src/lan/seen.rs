@@ -117,9 +117,9 @@ pub enum Switch {
     ArpIgnore,
     /// Ignore router advertisements (`ipv6/conf/…/accept_ra` = 0).
     NoRa,
-    /// No router on this link: no membership of the routers' groups, which the kernel would tell of with the link's MAC
-    /// (`ipv6/conf/…/forwarding` = 0).
-    NoRouter,
+    /// No IPv6 of the host on this link (`ipv6/conf/…/disable_ipv6` = 1): the kernel would tell of the multicast groups that
+    /// it listens to, with the link's MAC.
+    NoIpv6,
 }
 
 impl Switch {
@@ -130,7 +130,7 @@ impl Switch {
             Switch::ProxyNd => ("ipv6", "proxy_ndp", "1"),
             Switch::ArpIgnore => ("ipv4", "arp_ignore", "1"),
             Switch::NoRa => ("ipv6", "accept_ra", "0"),
-            Switch::NoRouter => ("ipv6", "forwarding", "0"),
+            Switch::NoIpv6 => ("ipv6", "disable_ipv6", "1"),
         };
         (format!("net/{family}/conf/{dev}/{name}"), value)
     }

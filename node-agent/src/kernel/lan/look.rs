@@ -74,14 +74,14 @@ impl Kernel {
             let ask: &[Switch] = match dev.role() {
                 Some(Role::Port) if link.link.master.is_none() => &[Switch::ProxyArp],
                 Some(Role::Shim(_)) => &[Switch::ArpIgnore],
-                Some(Role::Vlan(_)) => &[Switch::NoRouter],
+                Some(Role::Vlan(_)) => &[Switch::NoIpv6],
                 Some(Role::Port) => &[],
                 _ => &[Switch::ProxyNd],
             };
             for switch in ask {
                 let (name, value) = switch.setting(dev);
-                // Without IPv6 there is nothing that could be a router.
-                let absent = *switch == Switch::NoRouter;
+                // Where the kernel has no IPv6, nothing need be switched off.
+                let absent = *switch == Switch::NoIpv6;
                 if setting(&name).as_deref().map_or(absent, |found| found == value) {
                     seen.switches.insert((dev.clone(), *switch));
                 }
