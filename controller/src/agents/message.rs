@@ -112,6 +112,7 @@ fn ports(state: &NodeState) -> Vec<v1::NodePort> {
             .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
         guarded: port.guarded,
         stage: stage(port.stage).into(),
+        gateway_mac: port.gateway_mac.map_or_else(String::new, |mac| mac.to_string()),
     };
     state.ports.iter().map(message).collect()
 }

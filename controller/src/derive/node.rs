@@ -137,6 +137,8 @@ pub struct NodePort {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Default gateways, at most one a family.
     pub gateways: Vec<IpAddr>,
+    /// Their MAC, of a routed port behind switches that hold them.
+    pub gateway_mac: Option<Mac>,
     /// MTU in bytes.
     pub mtu: u32,
     /// What kind of workload.

@@ -170,11 +170,16 @@ impl<'a> Here<'a> {
                 gateways.push(gateway);
             }
         }
+        let held = self.me.mode == NodeMode::Host
+            && attachment == Attachment::Routed
+            && !gateways.is_empty()
+            && irb(snapshot, &network.key) != Irb::None;
         Some(NodePort {
             vni: network.vni,
             mac: port.mac,
             addresses,
             gateways,
+            gateway_mac: held.then(|| network.gateway_mac()),
             mtu: workload_mtu(snapshot, network, self.me),
             kind: binding.kind,
             attachment,

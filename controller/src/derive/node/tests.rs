@@ -310,6 +310,27 @@ fn a_host_behind_switches_is_told_its_own_only() {
 }
 
 #[test]
+fn a_routed_port_is_told_the_mac_of_its_gateways_where_switches_hold_them() {
+    let mut world = woven();
+    world.port("web/r", &["10.8.0.15"]);
+    world.bind_by("web/r", "one", Some(Attachment::Routed));
+    let told = |world: &World, port: &str| {
+        let one = state(&world.view(&ImportTable::default()), &name("one"));
+        one.ports[&port_key(port)].gateway_mac.map(|mac| mac.to_string())
+    };
+    assert_eq!(told(&world, "web/r").as_deref(), Some("00:00:5e:00:01:01"));
+    assert_eq!(told(&world, "web/one"), None, "a bridged workload asks for it itself");
+    let old = world.view(&ImportTable::default());
+    world.network_with("web", 110, |network| network.irb = Some(Irb::None));
+    assert_eq!(told(&world, "web/r"), None, "no switch holds the gateway");
+    let Next::Delta(delta) = step(&old, &world.view(&ImportTable::default()), "one") else { panic!() };
+    assert_eq!(delta.set.ports[&port_key("web/r")].gateway_mac, None, "and the agent is told so");
+    world
+        .network_with("web", 110, |network| network.gateway_mac = Some("02:00:00:00:00:99".parse().unwrap()));
+    assert_eq!(told(&world, "web/r").as_deref(), Some("02:00:00:00:00:99"));
+}
+
+#[test]
 fn a_port_that_moved_without_a_word_is_where_the_fabric_says() {
     let mut world = woven();
     world.port("db/near", &["10.9.0.21"]);
