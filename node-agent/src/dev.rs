@@ -1,7 +1,7 @@
 //! Names and marks of the kernel objects that belong to Causeway: how it knows its own from everybody else's.
 //!
 //! A link is ours if its name has our form **and** it carries link group 77 or an alias that starts with `causeway:`.
-//! Neighbours, addresses and routes are ours by protocol 77. FDB entries carry no mark that the kernel keeps: they are
+//! Neighbours, addresses, routes and rules are ours by protocol 77. FDB entries carry no mark that the kernel keeps: they are
 //! ours by sitting on a device of ours.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use crate::rate::Direction;
 
 /// Link group of all our links.
 pub const LINK_GROUP: u32 = 77;
-/// Protocol number of our neighbours, addresses and routes; free in iproute2's and FRR's tables.
+/// Protocol number of our neighbours, addresses, routes and rules; free in iproute2's and FRR's tables.
 pub const PROTOCOL: u8 = 77;
 /// What the alias of each link of ours begins with.
 pub const ALIAS_PREFIX: &str = "causeway:";

@@ -7,7 +7,7 @@
 //!                       │                 └── macvlan, where the network has both
 //!                       ├── macvlan, ipvlan ── workload
 //!                       └── cws (shim: a macvlan in the host) ── the host itself
-//!            routes ─── cwp (veth) ── workload with single addresses
+//!            routes ─── cwp (veth) ── workload with single addresses, answered for on cwb
 //! ```
 //!
 //! The plan is made over the whole host, which has hundreds of ports and not a hundred thousand entries: each step is
@@ -17,6 +17,7 @@ pub mod moves;
 pub mod plan;
 pub mod seen;
 pub mod step;
+pub mod table;
 pub mod transfer;
 pub(crate) mod want;
 

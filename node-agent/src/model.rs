@@ -146,6 +146,8 @@ pub struct Port {
     pub addresses: BTreeSet<IfAddr>,
     /// Default gateways, at most one a family.
     pub gateways: BTreeSet<IpAddr>,
+    /// Their MAC, of a routed port whose host need not ask for it.
+    pub gateway_mac: Option<Mac>,
     /// MTU of both sides, bytes.
     pub mtu: u32,
     /// The workload's namespace.

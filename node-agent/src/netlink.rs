@@ -11,6 +11,7 @@ pub(crate) mod message;
 pub(crate) mod monitor;
 pub(crate) mod parse;
 pub(crate) mod socket;
+pub(crate) mod table;
 
 use std::io;
 

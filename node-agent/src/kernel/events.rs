@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use netlink_packet_route::route::RouteProtocol;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{Dataplane, Heard, Kernel, OpError};
 use crate::dev::{Dev, PROTOCOL, Role};
@@ -159,11 +159,19 @@ impl Kernel {
         }
     }
 
-    /// Links, addresses, routes and MACs of a VLAN-aware bridge, which a host behind switches looks at as a whole.
+    /// Links, addresses, routes, rules and neighbours of ours, and MACs of a VLAN-aware bridge, which a host behind
+    /// switches looks at as a whole.
     fn is_of_host(&self, message: &RouteNetlinkMessage, observed: &Observed) -> bool {
         match message {
             RouteNetlinkMessage::NewNeighbour(entry) | RouteNetlinkMessage::DelNeighbour(entry) => {
-                self.is_of_trunk(entry, observed)
+                let ours = NeighbourAttribute::Protocol(RouteProtocol::Other(PROTOCOL));
+                match entry.header.family {
+                    AddressFamily::Bridge => self.is_of_trunk(entry, observed),
+                    _ => entry.attributes.contains(&ours),
+                }
+            }
+            RouteNetlinkMessage::NewRule(rule) | RouteNetlinkMessage::DelRule(rule) => {
+                crate::netlink::table::read_rule(rule).is_some()
             }
             RouteNetlinkMessage::NewLink(_)
             | RouteNetlinkMessage::DelLink(_)

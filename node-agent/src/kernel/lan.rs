@@ -1,6 +1,7 @@
 //! Programming a host behind switches.
 
 mod look;
+mod table;
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -16,8 +17,9 @@ use crate::lan::step::{LanOp, Step};
 use crate::model::NetnsRef;
 use crate::netlink::fabric;
 use crate::netlink::lan as message;
-use crate::netlink::message::{del_link, del_neighbour, set_flags, set_link};
+use crate::netlink::message::{del_address, del_link, del_neighbour, set_flags, set_link};
 use crate::netlink::socket::Connection;
+use crate::netlink::table as wire;
 use crate::netns::{Netns, NetnsError};
 use crate::observed::FdbKind;
 use crate::op::Op;
@@ -77,12 +79,16 @@ impl Kernel {
         let deletes = matches!(
             step,
             Step::RouteDel { .. }
+                | Step::RuleDel { .. }
+                | Step::WayDel { .. }
+                | Step::AddrDel { .. }
                 | Step::NeighDel { .. }
                 | Step::ProxyDel { .. }
                 | Step::OwnMacDel { .. }
                 | Step::VlanDel { .. }
                 | Step::SeatDel { .. }
         );
+        let adds = matches!(step, Step::AddrAdd { .. } | Step::RuleAdd { .. });
         let (request, flags) = match step {
             Step::Set { dev, change } => return self.change_link(dev, change),
             Step::Release { dev } => message::release(self.index(dev)?),
@@ -90,6 +96,11 @@ impl Kernel {
             Step::Flags { dev, flags } => set_flags(self.index(dev)?, flags),
             Step::Sysctl { dev, switch } => return write_setting(dev, *switch),
             Step::AddrAdd { dev, address } => message::add_address(self.index(dev)?, *address),
+            Step::AddrDel { dev, address } => del_address(self.index(dev)?, *address),
+            Step::RuleAdd { rule } => wire::add_rule(rule),
+            Step::RuleDel { rule } => wire::del_rule(rule),
+            Step::WaySet { way } => wire::set_way(&self.raw_way(way)?),
+            Step::WayDel { way } => wire::del_way(&self.raw_way(way)?),
             Step::RouteSet { route } => message::set_route(route.to, self.index(&route.dev)?, route.source),
             Step::RouteDel { route } => message::del_route(route.to, self.index(&route.dev)?),
             Step::NeighSet { dev, ip, mac } => message::set_neighbour(self.index(dev)?, *ip, *mac),
@@ -111,7 +122,7 @@ impl Kernel {
         };
         match self.connection.request(request, flags) {
             Err(error) if deletes && error.is_missing() => Ok(()),
-            Err(error) if matches!(step, Step::AddrAdd { .. }) && error.is_existing() => Ok(()),
+            Err(error) if adds && error.is_existing() => Ok(()),
             result => Ok(result?),
         }
     }

@@ -5,6 +5,7 @@ mod bridged;
 mod limits;
 mod ports;
 mod routes;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,9 +14,10 @@ use causeway_proto::{Mac, VlanId, Vni};
 
 use super::seen::{Kind, Route, Switch, Trial};
 use super::step::{LanOp, Step};
+use super::table::{Rule, Way};
 use super::want::{Net, UNTAGGED, Wanted, wanted};
 use crate::dev::{Dev, Role, network_alias};
-use crate::model::{Attach, Desired, Key, Lan, Port};
+use crate::model::{Attach, Desired, IfAddr, Key, Lan, Port};
 use crate::observed::Observed;
 use crate::op::{FlagChange, LinkChange, Op};
 use crate::plan::Plan;
@@ -30,6 +32,9 @@ pub fn plan(desired: &Desired, observed: &Observed, lan: &Lan) -> Plan {
         now: observed.clone(),
         ops: Vec::new(),
         routes: BTreeSet::new(),
+        rules: BTreeSet::new(),
+        ways: BTreeSet::new(),
+        addresses: BTreeSet::new(),
         neighbours: BTreeMap::new(),
         proxies: BTreeSet::new(),
         own_macs: BTreeSet::new(),
@@ -44,6 +49,7 @@ pub fn plan(desired: &Desired, observed: &Observed, lan: &Lan) -> Plan {
     for (vni, net) in &nets {
         planner.network(*vni, net);
     }
+    planner.rules();
     for port in desired.ports().values() {
         planner.port(port);
     }
@@ -66,6 +72,10 @@ pub(super) struct Planner<'a> {
     ops: Vec<Op>,
     problems: BTreeMap<Key, String>,
     routes: BTreeSet<Route>,
+    rules: BTreeSet<Rule>,
+    ways: BTreeSet<Way>,
+    /// On bridges.
+    addresses: BTreeSet<(Dev, IfAddr)>,
     neighbours: BTreeMap<(Dev, IpAddr), Mac>,
     proxies: BTreeSet<(Dev, IpAddr)>,
     own_macs: BTreeSet<(Dev, Mac)>,

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use causeway_proto::Mac;
 
+use super::table::{Rule, Way};
 use crate::dev::{Dev, Role};
 use crate::model::{Child, IfAddr};
 use crate::observed::{Inside, Link, Observed, PortFlags};
@@ -115,6 +116,10 @@ pub enum Switch {
     ProxyNd,
     /// Answer ARP only for addresses of this interface (`ipv4/conf/…/arp_ignore` = 1).
     ArpIgnore,
+    /// Answer ARP for others at once (`ipv4/neigh/…/proxy_delay` = 0).
+    ArpNow,
+    /// Answer ND for others at once (`ipv6/neigh/…/proxy_delay` = 0).
+    NdNow,
     /// Ignore router advertisements (`ipv6/conf/…/accept_ra` = 0).
     NoRa,
     /// No IPv6 of the host on this link (`ipv6/conf/…/disable_ipv6` = 1): the kernel would tell of the multicast groups that
@@ -125,14 +130,16 @@ pub enum Switch {
 impl Switch {
     /// Name with the interface in it, and value.
     pub fn setting(self, dev: &Dev) -> (String, &'static str) {
-        let (family, name, value) = match self {
-            Switch::ProxyArp => ("ipv4", "proxy_arp", "1"),
-            Switch::ProxyNd => ("ipv6", "proxy_ndp", "1"),
-            Switch::ArpIgnore => ("ipv4", "arp_ignore", "1"),
-            Switch::NoRa => ("ipv6", "accept_ra", "0"),
-            Switch::NoIpv6 => ("ipv6", "disable_ipv6", "1"),
+        let (of, name, value) = match self {
+            Switch::ProxyArp => ("ipv4/conf", "proxy_arp", "1"),
+            Switch::ProxyNd => ("ipv6/conf", "proxy_ndp", "1"),
+            Switch::ArpIgnore => ("ipv4/conf", "arp_ignore", "1"),
+            Switch::ArpNow => ("ipv4/neigh", "proxy_delay", "0"),
+            Switch::NdNow => ("ipv6/neigh", "proxy_delay", "0"),
+            Switch::NoRa => ("ipv6/conf", "accept_ra", "0"),
+            Switch::NoIpv6 => ("ipv6/conf", "disable_ipv6", "1"),
         };
-        (format!("net/{family}/conf/{dev}/{name}"), value)
+        (format!("net/{of}/{dev}/{name}"), value)
     }
 }
 
@@ -162,11 +169,15 @@ pub struct Seen {
     pub links: BTreeMap<Dev, SeenLink>,
     /// Addresses of all links.
     pub addresses: BTreeMap<Dev, BTreeMap<IfAddr, HostAddr>>,
-    /// Routes of ours.
+    /// Routes of ours in the main table.
     pub routes: BTreeSet<Route>,
+    /// Rules of ours.
+    pub rules: BTreeSet<Rule>,
+    /// Routes of ours in tables of networks.
+    pub ways: BTreeSet<Way>,
     /// Links with routes from router advertisements.
     pub advertised: BTreeSet<Dev>,
-    /// Neighbours of ours, on shims.
+    /// Neighbours of ours.
     pub neighbours: BTreeMap<(Dev, IpAddr), Mac>,
     /// Addresses of others that we answer for.
     pub proxies: BTreeSet<(Dev, IpAddr)>,
@@ -249,6 +260,7 @@ impl Observed {
         self.guards.forget_link(dev);
         seen.addresses.remove(dev);
         seen.routes.retain(|route| route.dev != *dev);
+        seen.ways.retain(|way| way.dev() != Some(dev));
         seen.advertised.remove(dev);
         seen.neighbours.retain(|(d, _), _| d != dev);
         seen.proxies.retain(|(d, _)| d != dev);

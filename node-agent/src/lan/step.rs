@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use causeway_proto::Mac;
 
 use super::seen::{Route, Switch};
+use super::table::{Rule, Way};
 use crate::dev::{Dev, LINK_GROUP, PROTOCOL};
 use crate::model::{Child, IfAddr, Key, MacvlanMode};
 use crate::op::{At, FlagChange, IpIn, LinkChange, netns_argument, on};
@@ -57,11 +58,21 @@ pub enum Step {
     Sysctl { dev: Dev, switch: Switch },
     /// Add an address to a link of ours.
     AddrAdd { dev: Dev, address: IfAddr },
+    /// Delete an address of ours.
+    AddrDel { dev: Dev, address: IfAddr },
     /// Set a route of ours.
     RouteSet { route: Route },
     /// Delete a route of ours.
     RouteDel { route: Route },
-    /// Set a neighbour on a shim.
+    /// Have what comes from a port looked up in its network's table.
+    RuleAdd { rule: Rule },
+    /// No longer.
+    RuleDel { rule: Rule },
+    /// Set a route of ours in a network's table.
+    WaySet { way: Way },
+    /// Delete a route of ours in a network's table.
+    WayDel { way: Way },
+    /// Set a neighbour.
     NeighSet { dev: Dev, ip: IpAddr, mac: Mac },
     /// Delete a neighbour of ours.
     NeighDel { dev: Dev, ip: IpAddr },
@@ -227,6 +238,11 @@ impl LanOp {
                 let nodad = if address.ip.is_ipv6() { " nodad" } else { "" };
                 write!(f, "ip address add {address} dev {dev} scope link proto {PROTOCOL}{nodad}")
             }
+            Step::AddrDel { dev, address } => write!(f, "ip address del {address} dev {dev}"),
+            Step::RuleAdd { rule } => rule.write("add", f),
+            Step::RuleDel { rule } => rule.write("del", f),
+            Step::WaySet { way } => way.write("replace", f),
+            Step::WayDel { way } => way.write("del", f),
             Step::RouteSet { route } | Step::RouteDel { route } => {
                 let verb = if matches!(self.step, Step::RouteSet { .. }) { "replace" } else { "del" };
                 let Route { to, dev, source } = route;

@@ -11,6 +11,8 @@ use crate::observed::{Inside, Link, Observed};
 use crate::op::Op;
 use crate::plan::Plan;
 
+mod routed;
+
 pub(crate) fn port(n: u8, vni: u32, attachment: v1::Attachment) -> v1::NodePort {
     let kind = match attachment {
         v1::Attachment::Tap => v1::WorkloadKind::Vm,
@@ -32,6 +34,8 @@ pub(crate) fn port(n: u8, vni: u32, attachment: v1::Attachment) -> v1::NodePort 
         ..v1::NodePort::default()
     }
 }
+
+const GATEWAY_MAC: &str = "00:00:5e:00:01:01";
 
 pub(crate) fn network(vni: u32, vlan: u32) -> v1::NodeNetwork {
     v1::NodeNetwork {
@@ -305,9 +309,10 @@ fn a_port_that_cannot_be_read_keeps_what_it_has() {
 fn any_state() -> impl Strategy<Value = v1::NodeState> {
     use v1::Attachment::{Bridge, Ipvlan, Macvlan, Routed, Tap};
     let attachment = prop::sample::select(vec![Bridge, Ipvlan, Macvlan, Routed, Tap]);
-    let limits = (prop::bool::ANY, 0u64..2, 0u64..3);
+    let limits = (prop::bool::ANY, 0u64..2, 0u64..3, prop::bool::ANY);
     let port = (1u8..6, 100u32..103, attachment, 0i32..5, 1u64..3, 0u8..2, limits).prop_map(
-        |(n, vni, attachment, mode, generation, netns, (guarded, i, o))| v1::NodePort {
+        |(n, vni, attachment, mode, generation, netns, (guarded, i, o, held))| v1::NodePort {
+            gateway_mac: if held { GATEWAY_MAC.into() } else { String::new() },
             macvlan_mode: mode,
             guarded,
             rate: Some(v1::RateLimit { in_kbit: i * 1000, out_kbit: o * 2000 }),
@@ -343,6 +348,9 @@ fn drift(observed: &mut Observed, changes: &[(u8, usize)]) {
             1 => observed.lan.links.get_mut(&dev).unwrap().link.master = None,
             2 => observed.lan.links.get_mut(&dev).unwrap().link.up = false,
             3 => observed.lan.routes.clear(),
+            12 => observed.lan.rules.clear(),
+            13 => _ = observed.lan.ways.pop_first(),
+            14 => observed.lan.addresses.values_mut().for_each(|a| a.retain(|_, facts| !facts.ours)),
             4 => observed.lan.neighbours.clear(),
             5 => observed.lan.own_macs.clear(),
             6 => observed.lan.proxies.clear(),
@@ -382,7 +390,7 @@ proptest! {
         first in any_state(),
         second in any_state(),
         addresses in prop::bool::ANY,
-        changes in prop::collection::vec((0u8..12, 0usize..12), 0..6),
+        changes in prop::collection::vec((0u8..15, 0usize..12), 0..6),
     ) {
         let mut observed = empty(&load(&first));
         observed.lan.links.insert(Dev::new("eth2"), uplink());

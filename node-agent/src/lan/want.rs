@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_proto::{PortKey, VlanId, Vni};
 
-use super::seen::{Kind, Seen, Trial};
+use super::seen::{Kind, Seen, Trial, is_within};
 use crate::dev::{Dev, Role};
 use crate::model::{Attach, Child, Desired, Key, Lan, MacvlanMode, Network, Port};
 use crate::observed::{ChildOf, Inside, Observed};
@@ -79,6 +79,14 @@ struct Group<'a> {
     network: &'a Network,
     bridged: Vec<&'a Port>,
     children: Vec<&'a Port>,
+    /// For which the host stands on a bridge, as it has no address of their subnets.
+    routed: Vec<&'a Port>,
+}
+
+impl<'a> Group<'a> {
+    fn ports(&self) -> impl Iterator<Item = &'a Port> {
+        self.bridged.iter().chain(&self.children).chain(&self.routed).copied()
+    }
 }
 
 struct Wanting<'a> {
@@ -127,15 +135,51 @@ impl<'a> Wanting<'a> {
                 self.out.refused.insert(port.id.clone(), why);
                 continue;
             };
-            let new = Group { vni: port.vni, network, bridged: Vec::new(), children: Vec::new() };
+            let (bridged, children, routed) = (Vec::new(), Vec::new(), Vec::new());
+            let new = Group { vni: port.vni, network, bridged, children, routed };
             let group = groups.entry(port.vni).or_insert(new);
             match port.attach {
                 Attach::Bridge | Attach::Tap => group.bridged.push(port),
                 Attach::Child(_) => group.children.push(port),
-                Attach::Routed | Attach::BareMetal | Attach::VxlanBridge => {}
+                Attach::Routed if self.has_subnets_of(port, network) => {}
+                Attach::Routed if self.lan.aware => {
+                    let why = format!(
+                        "on a VLAN-aware bridge the host needs an address in the network of a routed port: give it one \
+                         on the VLAN of {}, or build a bridge per network",
+                        network.name
+                    );
+                    self.out.refused.insert(port.id.clone(), why);
+                }
+                Attach::Routed => group.routed.push(port),
+                Attach::BareMetal | Attach::VxlanBridge => {}
             }
         }
-        groups.into_values().filter(|g| !g.bridged.is_empty() || !g.children.is_empty()).collect()
+        groups.into_values().filter(|group| group.ports().next().is_some()).collect()
+    }
+
+    /// True if the host has addresses of its own on the network's wire, in the subnets of all addresses of a port: then it
+    /// answers there, with the MAC of that link.
+    fn has_subnets_of(&self, port: &Port, network: &Network) -> bool {
+        let id = network.vlan.map(VlanId::get);
+        let own = Dev::vlan(port.vni);
+        let of_wire = |dev: &Dev, link: &super::seen::SeenLink| match (&link.kind, id) {
+            (Kind::Vlan { id: found, parent: Some(parent) }, Some(id)) => {
+                *dev == own || *found == id && self.lan.uplinks.contains(parent)
+            }
+            (_, None) => self.lan.uplinks.contains(dev),
+            _ => false,
+        };
+        let wires: BTreeSet<&Dev> =
+            self.seen.links.iter().filter(|(dev, link)| of_wire(dev, link)).map(|(dev, _)| dev).collect();
+        let bridges = wires.iter().filter_map(|dev| self.seen.links.get(*dev)?.link.master.as_ref());
+        // What its own bridge has stays there, unless that goes and gives it back.
+        let goes = self.lan.aware && id.is_none();
+        let bridges = bridges.filter(|dev| goes || **dev != Dev::bridge(port.vni));
+        let places: Vec<&Dev> = wires.iter().copied().chain(bridges).collect();
+        port.addresses.iter().all(|address| {
+            let mut all = places.iter().flat_map(|dev| self.seen.host_addresses(dev));
+            all.any(|(a, _)| is_within(address.ip, *a) && a.length < if a.ip.is_ipv4() { 32 } else { 128 })
+        })
     }
 
     /// Children that hang on a link stay there: another parent means a new child.
@@ -156,7 +200,7 @@ impl<'a> Wanting<'a> {
     fn block(&mut self, group: &Group<'_>, why: &str) {
         self.out.blocked.insert(group.vni);
         self.out.problems.insert(Key::Network(group.vni), why.to_owned());
-        for port in group.bridged.iter().chain(&group.children) {
+        for port in group.ports() {
             self.out.refused.insert(port.id.clone(), why.to_owned());
         }
     }
@@ -172,7 +216,13 @@ impl<'a> Wanting<'a> {
         };
         let net = self.links(&group, &uplink, trunk);
         if let Some(why) = self.obstacle(&group, &net, &uplink) {
-            return self.block(&group, &why);
+            if group.routed.is_empty() || group.children.is_empty() || !group.bridged.is_empty() {
+                return self.block(&group, &why);
+            }
+            // The others may do without a bridge.
+            let routed = std::mem::take(&mut group.routed);
+            self.out.refused.extend(routed.into_iter().map(|port| (port.id.clone(), why.clone())));
+            return self.group(group, trunk);
         }
         self.taken.insert(net.id, group.vni);
         self.refuse_children(&mut group, &net);
@@ -199,7 +249,8 @@ impl<'a> Wanting<'a> {
             true => Some(Dev::trunk()).filter(|_| !group.bridged.is_empty()),
             false => {
                 let bridge = Dev::bridge(group.vni);
-                let wanted = !group.bridged.is_empty() || self.hang_on(group, &bridge);
+                let wanted = !group.bridged.is_empty() || !group.routed.is_empty();
+                let wanted = wanted || self.hang_on(group, &bridge);
                 Some(bridge).filter(|_| wanted && !self.lan.aware)
             }
         };
@@ -296,14 +347,17 @@ impl<'a> Wanting<'a> {
     fn refuse_children(&mut self, group: &mut Group<'a>, net: &Net) {
         let is_ipvlan = |child: Child| child == Child::Ipvlan;
         let child_of = |port: &Port| if let Attach::Child(child) = port.attach { Some(child) } else { None };
-        // One that stays what it is decides; one that changes its kind does not stand in its own way.
-        let stays =
-            |p: &&Port| present(self.observed, p).map(|c| c.child).filter(|c| child_of(p) == Some(*c));
+        // One that stays what and where it is decides; one that changes does not stand in its own way.
+        let here = |c: &&ChildOf| c.parent.as_ref() == Some(&net.parent);
+        let stays = |p: &&Port| {
+            let child = present(self.observed, p).filter(here).map(|c| c.child);
+            child.filter(|c| child_of(p) == Some(*c))
+        };
         let existing = group.children.iter().find_map(stays).map(is_ipvlan);
         let Some(first) = group.children.first().and_then(|p| child_of(p)) else { return };
         let ipvlan = existing.unwrap_or(is_ipvlan(first));
         let passthru = Child::Macvlan(MacvlanMode::Passthru);
-        let held = |p: &&&Port| present(self.observed, p).is_some_and(|c| c.child == passthru);
+        let held = |p: &&&Port| present(self.observed, p).filter(here).is_some_and(|c| c.child == passthru);
         let wants = |p: &Port| child_of(p) == Some(passthru);
         let alone = group.children.len() == 1 && net.bridge.is_none();
         let holder = group.children.iter().find(|p| held(p) && wants(p)).map(|p| p.id.clone());

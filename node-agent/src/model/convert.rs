@@ -208,6 +208,10 @@ pub(super) fn port(port: &v1::NodePort, host: bool) -> Result<Port, ItemError> {
     };
     let addresses = port.addresses.iter().map(|a| if_addr(a)).collect::<Result<BTreeSet<_>, _>>()?;
     let gateways = gateways(&port.gateways, &addresses)?;
+    let gateway_mac = match port.gateway_mac.as_str() {
+        "" => None,
+        text => Some(mac("gateway_mac", text)?),
+    };
     Ok(Port {
         id,
         vni: Vni::try_from(port.vni)?,
@@ -215,6 +219,7 @@ pub(super) fn port(port: &v1::NodePort, host: bool) -> Result<Port, ItemError> {
         mtu: mtu(port.mtu, addresses.iter().any(|a| a.ip.is_ipv6()))?,
         addresses,
         gateways,
+        gateway_mac,
         netns,
         interface,
         generation: port.generation,

@@ -18,8 +18,10 @@ const NEIGH: u32 = 3;
 const TC: u32 = 4;
 const IPV4_IFADDR: u32 = 5;
 const IPV4_ROUTE: u32 = 7;
+const IPV4_RULE: u32 = 8;
 const IPV6_IFADDR: u32 = 9;
 const IPV6_ROUTE: u32 = 11;
+const IPV6_RULE: u32 = 19;
 
 /// Holds the events of several ten thousand entries programmed at once.
 const HOST_BUFFER: usize = 32 * 1024 * 1024;
@@ -39,9 +41,12 @@ impl AsRawFd for Monitor {
 }
 
 impl Monitor {
-    /// Links, FDB entries, neighbours, qdiscs, addresses and routes of the host. FDB events arrive in the neighbour group.
+    /// Links, FDB entries, neighbours, qdiscs, addresses, routes and rules of the host. FDB events arrive in the neighbour
+    /// group.
     pub(crate) fn of_host() -> io::Result<Self> {
-        let groups = [LINK, NEIGH, TC, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE];
+        let addresses = [IPV4_IFADDR, IPV6_IFADDR];
+        let routes = [IPV4_ROUTE, IPV6_ROUTE, IPV4_RULE, IPV6_RULE];
+        let groups = [&[LINK, NEIGH, TC][..], &addresses, &routes].concat();
         let monitor = Monitor::open(&groups)?;
         grow_receive_buffer(&monitor.socket, HOST_BUFFER);
         Ok(monitor)

@@ -12,6 +12,7 @@ mod probe;
 mod program;
 mod rate;
 mod retry;
+mod routed;
 mod routing;
 mod scale;
 mod standby;

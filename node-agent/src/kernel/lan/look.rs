@@ -6,6 +6,7 @@ use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::table;
 use crate::dev::{Dev, PROTOCOL, Role};
 use crate::kernel::Kernel;
 use crate::lan::seen::{HostAddr, Kind, Route, Seen, SeenLink, Switch};
@@ -69,13 +70,15 @@ impl Kernel {
             seen.links.insert(link.name.clone(), seen_link(link, &names));
         }
         self.look_at_addresses(&names, &mut seen)?;
+        self.look_at_rules(&mut seen)?;
         self.look_at_entries(&names, &mut seen)?;
         for (dev, link) in &seen.links {
             let ask: &[Switch] = match dev.role() {
                 Some(Role::Port) if link.link.master.is_none() => &[Switch::ProxyArp],
                 Some(Role::Shim(_)) => &[Switch::ArpIgnore],
-                Some(Role::Vlan(_)) => &[Switch::NoIpv6],
+                Some(Role::Vlan(_)) => &[Switch::NoIpv6, Switch::ProxyNd],
                 Some(Role::Port) => &[],
+                Some(Role::Bridge(_)) => &[Switch::ProxyNd, Switch::ArpNow, Switch::NdNow],
                 _ => &[Switch::ProxyNd],
             };
             for switch in ask {
@@ -117,8 +120,9 @@ impl Kernel {
         }
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for found in self.connection.dump(get_routes(family))? {
-                if let RouteNetlinkMessage::NewRoute(found) = found
-                    && let Some((to, index, source)) = message::device_route(&found)
+                let RouteNetlinkMessage::NewRoute(found) = found else { continue };
+                seen.ways.extend(table::way(&found, names));
+                if let Some((to, index, source)) = message::device_route(&found)
                     && let Some(dev) = names.get(&index)
                 {
                     seen.routes.insert(Route { to, dev: dev.clone(), source });
@@ -140,7 +144,7 @@ impl Kernel {
     }
 
     fn look_at_entries(&mut self, names: &BTreeMap<u32, Dev>, seen: &mut Seen) -> Result<(), NetlinkError> {
-        let shims = seen.links.keys().any(|d| matches!(d.role(), Some(Role::Shim(_))));
+        let known = seen.links.keys().any(|d| matches!(d.role(), Some(Role::Shim(_) | Role::Bridge(_))));
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             for found in self.connection.dump(message::get_proxies(family))? {
                 if let RouteNetlinkMessage::NewNeighbour(found) = found
@@ -151,13 +155,12 @@ impl Kernel {
                 }
             }
             let neighbours =
-                if shims { self.connection.dump(get_neighbours(family, 0))? } else { Vec::new() };
+                if known { self.connection.dump(get_neighbours(family, 0))? } else { Vec::new() };
             for found in neighbours {
                 if let RouteNetlinkMessage::NewNeighbour(found) = found
                     && let Some((index, ip, neighbour)) = parse::neighbour(&found)
                     && let (Some(dev), Some(mac)) = (names.get(&index), neighbour.mac)
                     && neighbour.protocol == PROTOCOL
-                    && matches!(dev.role(), Some(Role::Shim(_)))
                 {
                     seen.neighbours.insert((dev.clone(), ip), mac);
                 }

@@ -339,11 +339,21 @@ impl Planner<'_> {
                 self.problems.entry(key.clone()).or_insert(why);
             }
         }
-        let places: BTreeSet<Dev> =
-            port.addresses.iter().flat_map(|address| self.route_to(port, &dev, address.ip)).collect();
+        let mut places: BTreeSet<Dev> = BTreeSet::new();
+        let mut reached = true;
+        for address in &port.addresses {
+            match self.route_to(port, &dev, address.ip) {
+                Ok(found) => places.extend(found),
+                Err(why) => {
+                    reached = false;
+                    self.problems.entry(key.clone()).or_insert(why);
+                }
+            }
+        }
         let alias = port.alias();
         let announced = self.now.lan.links.get(&dev).is_some_and(|l| l.link.alias == alias);
-        if !announced && self.is_present(port) {
+        // What cannot answer is not announced, so that it is when it can.
+        if !announced && reached && self.is_present(port) {
             // Others reach it by the host's own MAC.
             for place in places {
                 self.announce_from(port, place, None, None);

@@ -8,12 +8,13 @@ use super::{Planner, shim_mac};
 use crate::dev::{Dev, Role, network_alias};
 use crate::lan::seen::{Route, Switch, is_within};
 use crate::lan::step::Step;
+use crate::lan::table::{Hop, Way};
 use crate::lan::want::Net;
 use crate::model::{Attach, Child, IfAddr, Key, MacvlanMode, Port};
 use crate::observed::Inside;
 use crate::op::At;
 
-fn single(ip: IpAddr) -> IfAddr {
+pub(super) fn single(ip: IpAddr) -> IfAddr {
     IfAddr { ip, length: if ip.is_ipv4() { 32 } else { 128 } }
 }
 
@@ -80,12 +81,13 @@ impl Planner<'_> {
         for address in &port.addresses {
             let Some(source) = source(host, address.ip) else { continue };
             // Without a route the host does not reach it; others do.
-            let _ =
-                self.route(&key, Route { to: single(address.ip), dev: shim.clone(), source: Some(source) });
-            self.neighbours.insert((shim.clone(), address.ip), port.mac);
-            if self.now.lan.neighbours.get(&(shim.clone(), address.ip)) != Some(&port.mac) {
-                self.step(&key, Step::NeighSet { dev: shim.clone(), ip: address.ip, mac: port.mac });
+            let to = single(address.ip);
+            let route = Route { to, dev: shim.clone(), source: Some(source) };
+            if self.route(&key, route) && self.rules.iter().any(|rule| rule.vni == port.vni) {
+                // Routed workloads reach it the same way.
+                self.way(&key, Way { vni: port.vni, to, hop: Hop::Link(shim.clone()) });
             }
+            self.know(&key, shim, address.ip, port.mac);
         }
         let Some(Inside::Present(peer)) = self.now.insides.get(&Dev::port(&port.id)) else { return };
         let have = peer.neighbours.clone();
@@ -113,46 +115,36 @@ impl Planner<'_> {
         true
     }
 
-    /// The way to a routed workload. Returns the links on which others look for its address: there the host answers.
-    pub(super) fn route_to(&mut self, port: &Port, dev: &Dev, ip: IpAddr) -> Vec<Dev> {
+    /// The ways to a routed workload and from it. Returns the links on which others look for its address: there the host
+    /// answers.
+    pub(super) fn route_to(&mut self, port: &Port, dev: &Dev, ip: IpAddr) -> Result<Vec<Dev>, String> {
         let key = Key::Port(Dev::port(&port.id));
+        let places = self.places(port, ip);
         let ours = |d: &Dev| matches!(d.role(), Some(Role::Port | Role::Shim(_)));
-        let devs: Vec<Dev> =
-            self.now.lan.addresses.keys().filter(|d| d.as_str() != "lo" && !ours(d)).cloned().collect();
-        let within: Vec<Dev> = devs
-            .iter()
-            .filter(|d| {
-                self.own_addresses(d).iter().any(|a| is_within(ip, *a) && a.length < single(ip).length)
-            })
-            .cloned()
-            .collect();
-        let all = within.iter().chain(&devs).flat_map(|d| self.own_addresses(d));
-        let addresses: Vec<IfAddr> = all.collect();
+        let devs = self.now.lan.addresses.keys().filter(|d| d.as_str() != "lo" && !ours(d));
+        let addresses: Vec<IfAddr> = places.iter().chain(devs).flat_map(|d| self.own_addresses(d)).collect();
         // An IPv6 source is chosen by its scope; an IPv4 one would be the next hop's, which nobody can answer.
         let source = source(&addresses, ip).filter(|s| s.is_ipv4());
         if !self.route(&key, Route { to: single(ip), dev: dev.clone(), source }) {
-            let why =
-                format!("address {ip} is another port's on this node, and the host routes by one table");
-            self.problems.insert(key, why);
-            return Vec::new();
+            return Err(format!(
+                "address {ip} is another port's on this node, and the host routes by one table"
+            ));
         }
-        for place in &within {
-            if ip.is_ipv6() && !self.now.lan.switches.contains(&(place.clone(), Switch::ProxyNd)) {
-                self.step(&key, Step::Sysctl { dev: place.clone(), switch: Switch::ProxyNd });
-            }
-            self.proxies.insert((place.clone(), ip));
-            if !self.now.lan.proxies.contains(&(place.clone(), ip)) {
-                self.step(&key, Step::ProxyAdd { dev: place.clone(), ip });
-            }
+        for place in &places {
+            self.answer(&key, place, ip);
         }
-        within
+        self.way_out(port, dev, ip, &places)?;
+        Ok(places)
     }
 
     /// Entries of ours that nothing wants any more.
     pub(super) fn remove_entries(&mut self) {
         let keeps = |planner: &Self, dev: &Dev| match dev.role() {
             Some(Role::Shim(vni) | Role::Bridge(vni)) => planner.keeps(vni),
-            Some(Role::Port) => planner.desired.protects_port(dev),
+            Some(Role::Port) => {
+                let blocked = |port: &Port| planner.keeps(port.vni);
+                planner.desired.protects_port(dev) || planner.desired.port_at(dev).is_some_and(blocked)
+            }
             _ => false,
         };
         let key = |dev: &Dev| match dev.role() {
@@ -173,10 +165,11 @@ impl Planner<'_> {
         // A port that could not be read may be a routed one: which, its addresses would say.
         let unread = self.desired.rejected().keys().any(|item| matches!(item, crate::model::Item::Port(_)));
         for (dev, ip) in self.now.lan.proxies.clone() {
-            if !self.proxies.contains(&(dev.clone(), ip)) && !unread {
+            if !self.proxies.contains(&(dev.clone(), ip)) && !unread && !keeps(self, &dev) {
                 self.step(&key(&dev), Step::ProxyDel { dev, ip });
             }
         }
+        self.remove_ways(unread);
         for (dev, mac) in self.now.lan.own_macs.clone() {
             if !self.own_macs.contains(&(dev.clone(), mac)) && !keeps(self, &dev) && !self.is_own(&dev, mac) {
                 self.step(&key(&dev), Step::OwnMacDel { dev, mac });

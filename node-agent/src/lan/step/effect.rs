@@ -150,6 +150,16 @@ impl Observed {
                 let facts = HostAddr { ours: true, leased: false };
                 seen.addresses.entry(dev.clone()).or_default().insert(*address, facts);
             }
+            Step::AddrDel { dev, address } => {
+                seen.addresses.get_mut(dev).into_iter().for_each(|a| _ = a.remove(address));
+            }
+            Step::RuleAdd { rule } => _ = seen.rules.insert(rule.clone()),
+            Step::RuleDel { rule } => _ = seen.rules.remove(rule),
+            Step::WaySet { way } => {
+                seen.ways.retain(|w| !w.excludes(way));
+                seen.ways.insert(way.clone());
+            }
+            Step::WayDel { way } => _ = seen.ways.remove(way),
             Step::RouteSet { route } => {
                 seen.routes.retain(|r| r.to != route.to);
                 seen.routes.insert(route.clone());

@@ -71,6 +71,7 @@ async fn kept_and_removed(wire: &mut Wire, state: v1::NodeState) -> Result<()> {
 async fn routed_ports_drop_spoofs() -> Result<()> {
     let mut wire = Wire::new()?;
     wire.a.netns.run("ip address add 10.8.0.101/24 dev eth1")?;
+    wire.a.netns.run("ip address add fd00:8::101/64 dev eth1 nodad")?;
     wire.a.netns.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
     let w5 = Netns::new("w5")?;
     let mut state = host_state(1, vec![guarded(attached(5, &w5, v1::Attachment::Routed))]);
@@ -115,6 +116,7 @@ async fn routed_ports_drop_spoofs() -> Result<()> {
 async fn routed_ports_are_guarded_and_limited() -> Result<()> {
     let mut wire = Wire::new()?;
     wire.a.netns.run("ip address add 10.8.0.101/24 dev eth1")?;
+    wire.a.netns.run("ip address add fd00:8::101/64 dev eth1 nodad")?;
     wire.a.netns.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
     let w5 = Netns::new("w5")?;
     let out_kbit = 20_000;
