@@ -11,12 +11,14 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use causeway_proto::Mac;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourState};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::kernel::OpError;
+use crate::netlink::message::{del_neighbour, get_neighbours};
 use crate::netlink::parse;
 use crate::netlink::socket::Connection;
 use crate::netns::{Netns, identify};
@@ -31,6 +33,8 @@ const SCHEDULE: [Duration; 5] = [
     Duration::from_millis(1100),
     Duration::from_secs(3),
 ];
+/// Up to this time after that, questions of the workload that were not answered are forgotten.
+const FORGET: Duration = Duration::from_millis(200);
 /// A port that does not forward by then is announced all the same.
 const FORWARDING_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -38,8 +42,13 @@ const FORWARDING_DEADLINE: Duration = Duration::from_secs(2);
 pub(crate) fn start(at: &At, port: u32, mac: Mac, addresses: BTreeSet<IpAddr>) -> Result<(), OpError> {
     let netns = Netns::open(&at.netns)?;
     let interface = at.interface.clone();
-    let opened = netns.run(|| open(interface.as_str())).map_err(OpError::Netns)?;
-    let (socket, to) = opened.map_err(OpError::Announce)?;
+    let opened = netns.run(|| {
+        Ok::<_, OpError>((
+            open(interface.as_str()).map_err(OpError::Announce)?,
+            Inside::open(interface.as_str())?,
+        ))
+    });
+    let ((socket, to), mut inside) = opened.map_err(OpError::Netns)??;
     let mut host = Connection::open()?;
     let frames: Vec<Vec<u8>> = addresses.into_iter().flat_map(|ip| frames(mac, ip)).collect();
     let (named, id) = (at.netns.clone(), netns.id());
@@ -61,9 +70,55 @@ pub(crate) fn start(at: &At, port: u32, mac: Mac, addresses: BTreeSet<IpAddr>) -
                     tracing::debug!(%error, netns = %named, "announcement not sent");
                 }
             }
+            if wait <= FORGET {
+                inside.forget_questions();
+            }
         }
     });
     Ok(())
+}
+
+/// The workload's interface, from inside its namespace.
+struct Inside {
+    connection: Connection,
+    index: u32,
+}
+
+impl Inside {
+    fn open(interface: &str) -> Result<Self, OpError> {
+        let index = nix::net::if_::if_nametoindex(interface).map_err(io::Error::from);
+        Ok(Inside { connection: Connection::open()?, index: index.map_err(OpError::Announce)? })
+    }
+
+    /// When a link comes up, the kernel lets frames through to the workload a moment before it lets its own out: who hears
+    /// something just then asks for a neighbour, the question is lost, and the next one follows after a second
+    /// (retrans_time). Without the open question the next packet asks again at once.
+    fn forget_questions(&mut self) {
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            // The interface is not a filter here: a strict dump refuses it.
+            let Ok(found) = self.connection.dump(get_neighbours(family, 0)) else { continue };
+            for ip in found.iter().filter_map(|message| question(message, self.index)) {
+                // Answered or given up since: so much the better.
+                let (message, flags) = del_neighbour(self.index, ip);
+                if let Err(error) = self.connection.request(message, flags) {
+                    tracing::debug!(%error, %ip, "an open question stays");
+                }
+            }
+        }
+    }
+}
+
+/// The address that is asked for on an interface.
+fn question(message: &RouteNetlinkMessage, index: u32) -> Option<IpAddr> {
+    let RouteNetlinkMessage::NewNeighbour(found) = message else { return None };
+    if found.header.ifindex != index || found.header.state != NeighbourState::Incomplete {
+        return None;
+    }
+    found.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+        _ => None,
+    })
 }
 
 /// Starts the burst from a link of the host: as `mac` or as the link itself, with a VLAN tag or without. It ends when

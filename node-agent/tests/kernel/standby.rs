@@ -87,6 +87,10 @@ async fn a_prepared_port_is_silent_and_frames_for_it_go_to_where_it_is() -> Resu
     ensure!(!fdb.contains(&format!("{} dev {}", mac(5), dev(5, 100)?)), "stale entry: {fdb}");
     ensure!(!pair.w6.pings("10.8.0.5"), "the held one answers");
 
+    // A question of the workload that nobody heard: it would be asked again after a second, this one never.
+    pair.new.run("ip neigh replace 10.8.0.77 dev eth0 nud incomplete")?;
+    ensure!(pair.new.run("ip neigh show 10.8.0.77")?.contains("INCOMPLETE"));
+
     // The target takes over, with what it was prepared with.
     let before = pair.b.netns.run(&format!("ip -o link show {}", dev(5, 100)?))?;
     pair.b.set(&pair.at_b(3, Active, 2)).await?;
@@ -100,6 +104,8 @@ async fn a_prepared_port_is_silent_and_frames_for_it_go_to_where_it_is() -> Resu
     ensure!(index(&before) == index(&after), "the same link, only up: {before} {after}");
     pair.b.wait_settled(&pair.at_b(3, Active, 2)).await?;
     pair.a.wait_settled(&a3).await?;
+    let forgotten = || Ok(!pair.new.run("ip neigh show 10.8.0.77")?.contains("INCOMPLETE"));
+    wait_for("the lost question is forgotten", PATIENCE, forgotten).await?;
     ensure!(neighbour(&pair.w6, "10.8.0.5")?.contains(&mac(5)));
     let fdb = pair.a.netns.run("bridge fdb show dev cwx100")?;
     ensure!(fdb.contains(&format!("{} dst 192.0.2.2", mac(5))), "{fdb}");
