@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fabric bench bench-failover bench-datapath lint fuzz images test-containerlab clean
+.PHONY: help setup build demo test test-fabric test-moves bench bench-failover bench-datapath lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ bench: setup ## figures, each beside its yardstick (release build, takes a while
 test-fabric: build ## labs whose switches do VXLAN, from end to end, each on both FRRs, in guests where the kernel lacks VLANs (ten minutes)
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test tor_offload --test fabric_labs
+
+test-moves: build ## ports that move between hosts, 25 times and back under pings, and every way in which that is refused (two minutes)
+	@scripts/peers.sh
+	cargo test --locked -p causeway-tests --test migrate -- --nocapture --test-threads 1
 
 bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
 	@scripts/peers.sh
