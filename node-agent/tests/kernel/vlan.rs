@@ -10,6 +10,8 @@ use crate::host::{PATIENCE, assert_settled, network};
 use crate::lan::{Wire, attached, emptied, host_state, reach, settle};
 use crate::netns::{Netns, run, wait_for};
 
+const SERVER_MAC: &str = "02:5e:00:00:00:09";
+
 /// Port `n` in the network with this VNI.
 fn in_network(n: u8, vni: u32, netns: &Netns, attachment: v1::Attachment) -> v1::NodePort {
     let port = attached(n, netns, attachment);
@@ -47,13 +49,13 @@ fn switch(wire: &Wire, server: &Netns) -> Result<()> {
     sw.run("bridge vlan add dev srv vid 10 pvid untagged")?;
     server.run("ip address add 10.8.0.9/24 dev eth0")?;
     server.run("ip address add fd00:8::9/64 dev eth0 nodad")?;
-    server.run("ip link set eth0 up")?;
+    server.run(&format!("ip link set eth0 address {SERVER_MAC} up"))?;
     Ok(())
 }
 
 #[tokio::test]
 async fn vlans_carry_every_attachment_and_keep_apart() -> Result<()> {
-    use v1::Attachment::{Bridge, Ipvlan, Macvlan};
+    use v1::Attachment::{Bridge, Ipvlan, Macvlan, Routed};
     let wishes = TestGuest { limit: Duration::from_secs(400), ..TestGuest::default() };
     let features = ["8021q", "vlan_filtering", "ipvlan", "macvlan"];
     if in_guest_instead(&features, "vlan::vlans_carry_every_attachment_and_keep_apart", &wishes)? {
@@ -62,14 +64,22 @@ async fn vlans_carry_every_attachment_and_keep_apart() -> Result<()> {
     let mut wire = Wire::new()?;
     let server = Netns::new("m")?;
     switch(&wire, &server)?;
-    let names = ["w1", "w2", "w3", "w4", "w5", "w6"];
+    let names = ["w1", "w2", "w3", "w4", "w5", "w6", "w8"];
     let w: Vec<Netns> = names.iter().map(|n| Netns::new(n)).collect::<Result<_>>()?;
     let ports_a = vec![
         in_network(1, 100, &w[0], Bridge),
         in_network(2, 100, &w[1], Macvlan),
         in_network(3, 101, &w[2], Macvlan),
         in_network(4, 102, &w[3], Ipvlan),
+        v1::NodePort {
+            gateways: vec!["10.8.0.9".into(), "fd00:8::9".into()],
+            gateway_mac: SERVER_MAC.into(),
+            ..in_network(8, 100, &w[6], Routed)
+        },
     ];
+    for netns in [&server, &wire.a.netns] {
+        netns.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+    }
     let ports_b = vec![in_network(5, 100, &w[4], Macvlan), in_network(6, 102, &w[5], Ipvlan)];
     let (mut state_a, state_b) = (tagged(1, ports_a), tagged(2, ports_b));
     settle(&mut wire.a, &state_a).await?;
@@ -77,6 +87,8 @@ async fn vlans_carry_every_attachment_and_keep_apart() -> Result<()> {
     let on_ten = [(1, &w[0]), (2, &w[1]), (5, &w[4]), (9, &server)];
     all_meet(&on_ten).await?;
     all_meet(&[(4, &w[3]), (6, &w[5])]).await?;
+    // Routed, on a host without an address in VLAN 10, with the server as gateway.
+    all_meet(&[(1, &w[0]), (5, &w[4]), (8, &w[6]), (9, &server)]).await?;
     ensure!(!w[2].pings("10.8.0.1"), "VLAN 20 reaches VLAN 10");
     // An ipvlan shows the uplink's MAC and no other.
     let seen = wire.switch.run("bridge fdb show dev h2 vlan 30")?;
@@ -90,7 +102,8 @@ async fn vlans_carry_every_attachment_and_keep_apart() -> Result<()> {
     }
     all_meet(&on_ten).await?;
 
-    // The same host with one VLAN-aware bridge, and untagged traffic beside.
+    // The same host with one VLAN-aware bridge, and untagged traffic beside; nothing routed, which has no place there.
+    state_a.ports.pop();
     state_a.host_bridge = v1::HostBridge::VlanAware.into();
     state_a.revision = 2;
     wire.a.set(&state_a).await?;
