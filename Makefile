@@ -23,7 +23,7 @@ bench: setup ## figures, each beside its yardstick (release build, takes a while
 	@scripts/peers.sh
 	@scripts/bench.sh
 
-test-fabric: build ## labs whose switches do VXLAN, from end to end, each on both FRRs, in guests where the kernel lacks VLANs (ten minutes)
+test-fabric: build ## labs whose switches do VXLAN, from end to end, each on both FRRs, in guests where the kernel lacks VLANs (half an hour)
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test tor_offload --test fabric_labs
 
