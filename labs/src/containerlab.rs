@@ -170,9 +170,27 @@ fn remove_networks() -> Result<(), LabError> {
     if ids.trim().is_empty() {
         return Ok(());
     }
+    for id in ids.split_whitespace() {
+        forget_endpoints(id)?;
+    }
     let mut command = Command::new("docker");
     command.args(["network", "rm"]).args(ids.split_whitespace());
     succeed(command, "docker network rm").map(drop)
+}
+
+/// A container that Docker removed only when asked again may have left its end of the network, which then cannot go either.
+/// What belongs to a container that is there stays.
+fn forget_endpoints(network: &str) -> Result<(), LabError> {
+    let format = "{{range .Containers}}{{.Name}} {{end}}";
+    let ends = docker(&["network", "inspect", "--format", format, network])?.unwrap_or_default();
+    for container in ends.split_whitespace() {
+        if docker(&["container", "inspect", "--format", "{{.Id}}", container])?.is_none() {
+            let mut command = Command::new("docker");
+            command.args(["network", "disconnect", "--force", network, container]);
+            succeed(command, "docker network disconnect")?;
+        }
+    }
+    Ok(())
 }
 
 /// A command that will run in such a node. `how` are options of `docker exec`.
