@@ -5,13 +5,17 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use crate::cancel::Cancel;
 use crate::down::remove_lab_dir;
 use crate::error::{Act, LabError};
 use crate::state::{LabPhase, LabState, NodeState, ProcessId, Runner, netns_inode};
+
+/// Time for Docker to take down the networks' ends of containers that it has removed.
+const ENDS_GONE: Duration = Duration::from_secs(60);
 
 /// What `docker inspect` says of a container, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -164,18 +168,27 @@ fn remove_containers(name: &str) -> Result<(), LabError> {
     Ok(())
 }
 
-/// The management networks, when no lab needs them any more.
+/// The management networks, when no lab needs them any more. Of containers that Docker says are gone it may still be taking
+/// the ends down: then it is asked again.
 fn remove_networks() -> Result<(), LabError> {
-    let ids = docker(&["network", "ls", "--quiet", "--filter", "label=containerlab"])?.unwrap_or_default();
-    if ids.trim().is_empty() {
-        return Ok(());
+    let (pause, deadline) = (Cancel::new(), Instant::now() + ENDS_GONE);
+    loop {
+        let ids =
+            docker(&["network", "ls", "--quiet", "--filter", "label=containerlab"])?.unwrap_or_default();
+        if ids.trim().is_empty() {
+            return Ok(());
+        }
+        for id in ids.split_whitespace() {
+            forget_endpoints(id)?;
+        }
+        let mut command = Command::new("docker");
+        command.args(["network", "rm"]).args(ids.split_whitespace());
+        match succeed(command, "docker network rm") {
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => pause.pause(Duration::from_millis(500))?,
+            Ok(_) => return Ok(()),
+        }
     }
-    for id in ids.split_whitespace() {
-        forget_endpoints(id)?;
-    }
-    let mut command = Command::new("docker");
-    command.args(["network", "rm"]).args(ids.split_whitespace());
-    succeed(command, "docker network rm").map(drop)
 }
 
 /// A container that Docker removed only when asked again may have left its end of the network, which then cannot go either.
