@@ -33,6 +33,26 @@ pub(crate) fn vni(n: u32) -> Vni {
     Vni::try_from(n).unwrap()
 }
 
+/// A move that was ordered a moment ago, with the limits of an order that says nothing.
+pub(crate) fn begun_move(from: Binding, to: Binding) -> Move {
+    Move {
+        port: from.port.clone(),
+        phase: MovePhase::Prepare,
+        from,
+        to,
+        by: String::new(),
+        steps: vec![(MovePhase::Prepare, 0)],
+        prepare_ms: 10_000,
+        window_ms: 60_000,
+        max_loss_ms: 500,
+        reason: String::new(),
+        cost: None,
+        before: Vec::new(),
+        changed_ms: 0,
+        forced: false,
+    }
+}
+
 /// A node with nothing but a mode.
 pub(crate) fn plain_node(node: &str, mode: NodeMode) -> Node {
     Node {
@@ -228,22 +248,7 @@ impl World {
         let known = self.snapshot.moving(&key).map(|record| record.value.clone());
         let known = known.filter(|moving| crate::moves::holds(moving, &now));
         let to = Binding { node: name(node), generation: now.generation + 1, ..now.clone() };
-        let mut moving = known.unwrap_or_else(|| Move {
-            port: key.clone(),
-            phase,
-            from: now.clone(),
-            to,
-            by: String::new(),
-            steps: vec![(phase, 0)],
-            prepare_ms: 10_000,
-            window_ms: 60_000,
-            max_loss_ms: 500,
-            reason: String::new(),
-            cost: None,
-            before: Vec::new(),
-            changed_ms: 0,
-            forced: false,
-        });
+        let mut moving = known.unwrap_or_else(|| begun_move(now.clone(), to));
         moving.phase = phase;
         let place = match phase {
             MovePhase::Prepare | MovePhase::Stop | MovePhase::Undone => &mut moving.from,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::derive::fixture::{name, port_key};
+use crate::derive::fixture::{begun_move, name, port_key};
 use crate::model::{Attachment, MacvlanMode, WorkloadKind};
 use proptest::prelude::*;
 
@@ -20,22 +20,8 @@ fn binding(node: &str, generation: u64) -> Binding {
 }
 
 fn begun() -> Move {
-    Move {
-        port: port_key("web/a"),
-        phase: MovePhase::Prepare,
-        from: binding("h1", 3),
-        to: binding("h2", 4),
-        by: "op".into(),
-        steps: vec![(MovePhase::Prepare, 1_000)],
-        prepare_ms: 10_000,
-        window_ms: 60_000,
-        max_loss_ms: 500,
-        reason: String::new(),
-        cost: None,
-        before: Vec::new(),
-        changed_ms: 0,
-        forced: false,
-    }
+    let moving = begun_move(binding("h1", 3), binding("h2", 4));
+    Move { by: "op".into(), steps: vec![(MovePhase::Prepare, 1_000)], ..moving }
 }
 
 fn at(phase: MovePhase) -> Move {
