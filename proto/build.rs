@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 "causeway/v1/agent.proto",
                 "causeway/v1/ready.proto",
                 "causeway/v1/history.proto",
+                "causeway/v1/ipam.proto",
                 "causeway/v1/move.proto",
             ],
             &["."],
