@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{alarms, apply, events, fabric, ip, lab, ports, records, topology, wait};
+use crate::{alarms, apply, events, fabric, ip, ipam, lab, ports, records, topology, wait};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -99,6 +99,13 @@ Examples:
   causeway ip export > addresses.csv"
     )]
     Ip(ip::IpCommand),
+    /// Whether the books on addresses are right
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  causeway ipam check\n  causeway ipam check --fix"
+    )]
+    Ipam(ipam::IpamCommand),
     Events(events::EventsArgs),
     /// Nodes and their agents
     #[command(subcommand, arg_required_else_help = true, after_help = "Examples:\n  causeway node list")]

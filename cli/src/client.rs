@@ -8,6 +8,7 @@ use std::time::Duration;
 use causeway_proto::v1::config_service_client::ConfigServiceClient;
 use causeway_proto::v1::fabric_service_client::FabricServiceClient;
 use causeway_proto::v1::history_service_client::HistoryServiceClient;
+use causeway_proto::v1::ipam_service_client::IpamServiceClient;
 use causeway_proto::v1::move_service_client::MoveServiceClient;
 use causeway_proto::v1::port_service_client::PortServiceClient;
 use causeway_proto::v1::ready_service_client::ReadyServiceClient;
@@ -334,6 +335,10 @@ pub(crate) fn fabric(channel: Channel) -> FabricServiceClient<Signed> {
 
 pub(crate) fn history(channel: Channel) -> HistoryServiceClient<Signed> {
     HistoryServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
+}
+
+pub(crate) fn books(channel: Channel) -> IpamServiceClient<Signed> {
+    IpamServiceClient::new(signed(channel)).max_decoding_message_size(ANSWER_LIMIT)
 }
 
 pub(crate) fn waits(channel: Channel) -> ReadyServiceClient<Signed> {

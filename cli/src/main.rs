@@ -8,6 +8,7 @@ mod events;
 mod fabric;
 mod failure;
 mod ip;
+mod ipam;
 mod lab;
 mod manifest;
 mod nodes;
@@ -101,7 +102,8 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
     // An environment that sets the variable to nothing means the same as one that does not set it.
     let server = if globals.server.is_empty() { args::DEFAULT_SERVER } else { &globals.server };
     client::sign(globals.reason.as_deref());
-    let client = Client::new(server, &globals.tls, globals.timeout.unwrap_or(REQUEST_TIMEOUT))?;
+    let patience = if matches!(command, Command::Ipam(_)) { ipam::PATIENCE } else { REQUEST_TIMEOUT };
+    let client = Client::new(server, &globals.tls, globals.timeout.unwrap_or(patience))?;
     match command {
         Command::Apply(args) => apply::run(args, &client, out).await,
         Command::Get(args) => records::get(args, &client, out).await,
@@ -111,6 +113,7 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Node(command) => fabric::node(command, &client, out).await,
         Command::Bgp(command) => fabric::bgp(command, &client, out).await,
         Command::Ip(command) => ip::run(command, &client, out).await,
+        Command::Ipam(command) => ipam::run(command, &client, out).await,
         Command::Events(args) => events::run(args, &client, out, globals.timeout).await,
         Command::Fabric(command) => alarms::run(command, &client, out).await,
         Command::Version => version::run(&client, out).await,

@@ -651,3 +651,19 @@ fn limits_and_guard_change_one_by_one() {
     let (_, err) = expect(&running, 64, &["port", "set", "web/a", "--rate-in", "fast"], "");
     assert!(err.contains("'fast' is no rate"), "{err}");
 }
+
+#[test]
+fn the_books_are_checked_and_repaired_until_nothing_is_left() {
+    let running = Running::start();
+    // Two calls mend one finding each, the second says that this was all.
+    let (out, _) = expect(&running, 0, &["ipam", "check", "--fix"], "");
+    assert!(
+        out.contains("done: remove the claim") && out.contains("2 repaired, the books are right"),
+        "{out}"
+    );
+    assert_eq!(running.fake.seen("check"), 2);
+    let (out, _) = expect(&running, 3, &["ipam", "check", "-o", "json"], "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["findings"][0]["problem"], "duplicate");
+    assert_eq!((&json["findings"][0]["repaired"], &json["ports"]), (&false.into(), &2.into()));
+}

@@ -9,6 +9,7 @@ mod events;
 mod explain;
 mod fabric;
 mod history;
+mod ipam;
 mod moves;
 mod parse;
 mod port;

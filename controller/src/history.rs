@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use read::read;
 pub use read::{Cursor, History, Holder, Told};
-pub(crate) use tell::tell;
+pub(crate) use tell::{index_of, tell};
 pub use trim::trim;
 
 /// Who asked for a change, and why.

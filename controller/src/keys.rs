@@ -180,17 +180,35 @@ pub fn after(prefix: &str) -> String {
 /// Claims an address of a VRF. The subnet is part of the key so that a subnet's deletion can compare that nothing is
 /// claimed in it; as subnets of a VRF never overlap, an address has one key only.
 pub fn address(vrf: &Name, subnet: Prefix, address: IpAddr) -> String {
-    format!("index/address/{vrf}/{subnet}/{address}")
+    format!("{ADDRESS_CLAIMS}{vrf}/{subnet}/{address}")
+}
+
+/// Below it lie all claims on addresses.
+pub const ADDRESS_CLAIMS: &str = "index/address/";
+/// Below it lie all claims on MACs.
+pub const MAC_CLAIMS: &str = "index/mac/";
+
+/// The VRF, subnet and address of a claim's path.
+pub fn read_address(path: &str) -> Option<(Name, Prefix, IpAddr)> {
+    let (vrf, rest) = path.strip_prefix(ADDRESS_CLAIMS)?.split_once('/')?;
+    let (subnet, address) = rest.rsplit_once('/')?;
+    Some((vrf.parse().ok()?, subnet.parse().ok()?, address.parse().ok()?))
+}
+
+/// The network and MAC of a claim's path.
+pub fn read_mac(path: &str) -> Option<(NetworkKey, Mac)> {
+    let (network, mac) = split_network(path.strip_prefix(MAC_CLAIMS)?)?;
+    Some((network, mac.parse().ok()?))
 }
 
 /// Below it lie the claimed addresses of a subnet.
 pub fn addresses_of(vrf: &Name, subnet: Prefix) -> String {
-    format!("index/address/{vrf}/{subnet}/")
+    format!("{ADDRESS_CLAIMS}{vrf}/{subnet}/")
 }
 
 /// Claims a MAC of a network.
 pub fn mac(network: &NetworkKey, mac: Mac) -> String {
-    format!("index/mac/{network}/{mac}")
+    format!("{MAC_CLAIMS}{network}/{mac}")
 }
 
 /// Claims a VNI, for a network or for a VRF's routed traffic.
@@ -279,6 +297,23 @@ mod tests {
             assert_eq!(events_time(other), None, "{other}");
         }
         assert!(after(LOG) > events(i64::MAX, u64::MAX) && after(LOG).as_str() < PORT_HISTORY);
+    }
+
+    #[test]
+    fn claims_round_trip() {
+        let vrf: Name = "red".parse().unwrap();
+        for (subnet, ip) in [("10.0.0.0/8", "10.1.2.3"), ("fd00::/64", "fd00::1")] {
+            let (subnet, ip): (Prefix, IpAddr) = (subnet.parse().unwrap(), ip.parse().unwrap());
+            assert_eq!(read_address(&address(&vrf, subnet, ip)), Some((vrf.clone(), subnet, ip)));
+        }
+        let (network, of): (NetworkKey, Mac) =
+            ("red/web".parse().unwrap(), "02:ca:0a:00:00:01".parse().unwrap());
+        assert_eq!(read_mac(&mac(&network, of)), Some((network, of)));
+        for other in
+            ["", ADDRESS_CLAIMS, "index/address/red/10.0.0.0/8", "index/mac/red/x", "index/mac/red/web/x"]
+        {
+            assert_eq!((read_address(other), read_mac(other)), (None, None), "{other}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod gc;
 pub mod history;
 mod http;
 pub mod intent;
+pub mod ipam;
 pub mod keys;
 mod metrics;
 pub mod model;

@@ -82,6 +82,7 @@ impl Fake {
             .add_service(v1::config_service_server::ConfigServiceServer::new(self.clone()))
             .add_service(v1::port_service_server::PortServiceServer::new(self.clone()))
             .add_service(v1::fabric_service_server::FabricServiceServer::new(self.clone()))
+            .add_service(v1::ipam_service_server::IpamServiceServer::new(self.clone()))
     }
 
     /// How often a request was seen.
@@ -611,5 +612,33 @@ impl v1::fabric_service_server::FabricService for Fake {
             nodes: vec![node("dead", false), node("host1", true)],
             revision: 9,
         }))
+    }
+}
+
+/// Books with one claim of nobody, which a repair removes, and one duplicate, which none does away with.
+#[tonic::async_trait]
+impl v1::ipam_service_server::IpamService for Fake {
+    async fn check_ipam(
+        &self,
+        request: Request<v1::CheckIpamRequest>,
+    ) -> Result<Response<v1::CheckIpamResponse>, Status> {
+        let fix = request.into_inner().fix;
+        let nth = self.seen("check") + 1;
+        self.see("check");
+        let finding = |problem: v1::IpamProblem, repair: &str, repaired| v1::IpamFinding {
+            problem: problem.into(),
+            subject: format!("address 10.8.0.{nth} of VRF default"),
+            text: "x".into(),
+            repair: repair.into(),
+            repaired,
+            hint: String::new(),
+        };
+        let findings = match (fix, nth) {
+            (true, 1 | 2) => vec![finding(v1::IpamProblem::ClaimWithoutOwner, "remove the claim", true)],
+            (true, _) => Vec::new(),
+            (false, _) => vec![finding(v1::IpamProblem::Duplicate, "", false)],
+        };
+        let more = u64::from(fix && nth < 2);
+        Ok(Response::new(v1::CheckIpamResponse { findings, more, ports: 2, ..Default::default() }))
     }
 }

@@ -9,6 +9,7 @@ use causeway_proto::v1::agent_service_server::AgentServiceServer;
 use causeway_proto::v1::config_service_server::ConfigServiceServer;
 use causeway_proto::v1::fabric_service_server::FabricServiceServer;
 use causeway_proto::v1::history_service_server::HistoryServiceServer;
+use causeway_proto::v1::ipam_service_server::IpamServiceServer;
 use causeway_proto::v1::move_service_server::MoveServiceServer;
 use causeway_proto::v1::port_service_server::PortServiceServer;
 use causeway_proto::v1::ready_service_server::ReadyServiceServer;
@@ -19,7 +20,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
-use super::{App, agent, config, fabric, history, moves, port, ready};
+use super::{App, agent, config, fabric, history, ipam, moves, port, ready};
 use crate::config::{Listen, Tls};
 
 /// Largest request taken, in bytes: a thousand ports with labels have less than one megabyte.
@@ -132,6 +133,7 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
     reporter.set_serving::<ConfigServiceServer<config::Service>>().await;
     reporter.set_serving::<FabricServiceServer<fabric::Service>>().await;
     reporter.set_serving::<HistoryServiceServer<history::Service>>().await;
+    reporter.set_serving::<IpamServiceServer<ipam::Service>>().await;
     reporter.set_serving::<AgentServiceServer<agent::Service>>().await;
     reporter.set_serving::<ReadyServiceServer<ready::Service>>().await;
     reporter.set_serving::<MoveServiceServer<moves::Service>>().await;
@@ -146,6 +148,7 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         FabricServiceServer::new(fabric::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let history =
         HistoryServiceServer::new(history::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
+    let books = IpamServiceServer::new(ipam::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let agents =
         AgentServiceServer::new(agent::Service(app.clone())).max_decoding_message_size(LARGEST_REQUEST);
     let waits =
@@ -160,6 +163,7 @@ pub(crate) async fn routes(app: &App) -> Result<Routes, tonic_reflection::server
         .add_service(waits)
         .add_service(agents)
         .add_service(history)
+        .add_service(books)
         .add_service(moves))
 }
 

@@ -1,23 +1,21 @@
 //! Small worlds for tests: snapshots built record by record, as the store would.
 
-mod steps;
-
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteDistinguisher, RouteKey, RouteTarget};
 use causeway_proto::{Mac, Name, NetworkKey, PortKey, Revision, Vni};
+use proptest::prelude::*;
 use serde::Serialize;
-pub(crate) use steps::{NODES, steps};
 
 use super::evpn::Context;
 use super::imports::{ImportTable, Policy};
 use super::node::View;
 use crate::keys::RecordKey;
 use crate::model::{
-    Attachment, Binding, MacvlanMode, Move, MovePhase, Network, Node, NodeMode, Port, RateLimit, Subnet,
-    Uplink, Vrf, WorkloadKind,
+    Attachment, Binding, Fence, Irb, MacvlanMode, Move, MovePhase, Network, Node, NodeMode, Port, RateLimit,
+    Subnet, Uplink, Vrf, VrfRoute, WorkloadKind,
 };
 use crate::snapshot::Snapshot;
 
@@ -336,5 +334,314 @@ fn foreign(n: u32, vtep: &str) -> Attributes {
         pmsi: None,
         esi: Esi::default(),
         gateway: None,
+    }
+}
+
+/// One thing that may happen to a world.
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Bind(u8, u8),
+    Unbind(u8),
+    Forget(u8),
+    Readdress(u8, u8),
+    Vtep(u8, bool),
+    DropNode(u8),
+    Vni(u8, bool),
+    DropNetwork(u8),
+    Subnet(bool),
+    Announce {
+        peer: u8,
+        mac: u8,
+        ip: Option<u8>,
+        vtep: u8,
+        sequence: u8,
+        network: u8,
+    },
+    Withdraw {
+        peer: u8,
+        mac: u8,
+        ip: Option<u8>,
+    },
+    Flood {
+        vtep: u8,
+        network: u8,
+        there: bool,
+    },
+    /// A switch: mode, shared VTEP, networks it lists.
+    Switch(u8, u8, bool, bool),
+    /// A host behind switches: the first, the second or both; with an Ethernet segment.
+    Host(u8, u8, bool),
+    Attach(u8, u8, u8),
+    /// A move of a port to a host, as far as this.
+    Move(u8, u8, MovePhase),
+    /// A host is kept out, or let in.
+    Fence(u8, bool),
+    Irb(u8, u8),
+    Vrf {
+        n: u8,
+        l3: bool,
+        leak: u8,
+        no_connected: bool,
+        route: Option<u8>,
+    },
+    Prefix {
+        peer: u8,
+        rd: u8,
+        l3: u8,
+        wide: bool,
+        there: bool,
+    },
+    Routed {
+        peer: u8,
+        mac: u8,
+        ip: u8,
+        vtep: u8,
+        sequence: u8,
+    },
+}
+
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let small = 0u8..6;
+    let step = prop_oneof![
+        6 => (0u8..8, 0u8..4).prop_map(|(p, n)| Step::Bind(p, n)),
+        3 => (0u8..8).prop_map(Step::Unbind),
+        1 => (0u8..8).prop_map(Step::Forget),
+        2 => (0u8..8, 0u8..8).prop_map(|(p, a)| Step::Readdress(p, a)),
+        1 => (0u8..4, any::<bool>()).prop_map(|(n, v)| Step::Vtep(n, v)),
+        1 => (0u8..4).prop_map(Step::DropNode),
+        1 => (0u8..2, any::<bool>()).prop_map(|(n, v)| Step::Vni(n, v)),
+        1 => (0u8..2).prop_map(Step::DropNetwork),
+        1 => any::<bool>().prop_map(Step::Subnet),
+        5 => (0u8..2, small.clone(), proptest::option::of(small.clone()), 0u8..8, 0u8..3, 0u8..2).prop_map(
+            |(peer, mac, ip, vtep, sequence, network)| Step::Announce { peer, mac, ip, vtep, sequence, network }
+        ),
+        3 => (0u8..2, small.clone(), proptest::option::of(small)).prop_map(
+            |(peer, mac, ip)| Step::Withdraw { peer, mac, ip }
+        ),
+        2 => (0u8..6, 0u8..2, any::<bool>()).prop_map(
+            |(vtep, network, there)| Step::Flood { vtep, network, there }
+        ),
+        2 => (0u8..2, 0u8..4, any::<bool>(), any::<bool>()).prop_map(|(n, m, a, l)| Step::Switch(n, m, a, l)),
+        2 => (0u8..2, 0u8..3, any::<bool>()).prop_map(|(n, s, e)| Step::Host(n, s, e)),
+        6 => (0u8..12, 0u8..5, 0u8..5).prop_map(|(p, n, a)| Step::Attach(p, n, a)),
+        4 => (0u8..8, 0u8..4, phases()).prop_map(|(p, n, phase)| Step::Move(p, n, phase)),
+        1 => (0u8..4, any::<bool>()).prop_map(|(n, there)| Step::Fence(n, there)),
+        2 => (0u8..3, 0u8..4).prop_map(|(n, irb)| Step::Irb(n, irb)),
+        2 => (0u8..2, any::<bool>(), 0u8..3, any::<bool>(), proptest::option::of(0u8..3)).prop_map(
+            |(n, l3, leak, no_connected, route)| Step::Vrf { n, l3, leak, no_connected, route }
+        ),
+        2 => (0u8..2, 0u8..3, 0u8..2, any::<bool>(), any::<bool>()).prop_map(
+            |(peer, rd, l3, wide, there)| Step::Prefix { peer, rd, l3, wide, there }
+        ),
+        2 => (0u8..2, 0u8..6, 0u8..6, 0u8..8, 0u8..3).prop_map(
+            |(peer, mac, ip, vtep, sequence)| Step::Routed { peer, mac, ip, vtep, sequence }
+        ),
+    ];
+    proptest::collection::vec(step, 1..40)
+}
+
+fn phases() -> impl Strategy<Value = MovePhase> {
+    use MovePhase::{Done, Hold, Prepare, Return, Stop, Undone, Verify};
+    proptest::sample::select(vec![Prepare, Stop, Verify, Hold, Return, Done, Undone])
+}
+
+pub(crate) const NETWORKS: [&str; 3] = ["web", "db", "red/app"];
+/// Every node that steps may make.
+pub(crate) const NODES: [&str; 8] = ["h0", "h1", "h2", "h3", "s0", "s1", "b0", "b1"];
+
+/// Ports 0 to 3 are in `web`, the others in `db`.
+fn nth_port(p: u8) -> String {
+    format!("{}/p{p}", NETWORKS[usize::from(p / 4)])
+}
+
+pub(crate) fn vtep(n: u8, other: bool) -> String {
+    // 6 and 7 are the switches'.
+    format!("10.0.{}.{}", u8::from(other), if n == 0 { 200 } else { n })
+}
+
+/// Number of a network in steps.
+fn number(n: u8) -> u32 {
+    110 + 10 * u32::from(n)
+}
+
+/// MACs and addresses that ports and the fabric fight for.
+fn nth_address(network: u8, n: u8) -> String {
+    format!("10.{}.0.{}", 8 + network, 10 + n)
+}
+
+impl World {
+    pub(crate) fn take(&mut self, table: &mut ImportTable, step: &Step) {
+        match step {
+            Step::Bind(p, n) => {
+                let (port, node) = (nth_port(*p), format!("h{n}"));
+                if self.snapshot.ports.get(&port_key(&port)).is_none() {
+                    self.readdress(*p, *p % 4);
+                }
+                if self.snapshot.nodes.get(&name(&node)).is_none() {
+                    self.node(&node, &vtep(*n, false));
+                }
+                self.bind(&port, &node);
+            }
+            Step::Unbind(p) => self.unbind(&nth_port(*p)),
+            Step::Forget(p) => {
+                let key = port_key(&nth_port(*p));
+                self.delete(&RecordKey::Binding(key.clone()));
+                self.delete(&RecordKey::Port(key));
+            }
+            Step::Readdress(p, a) => self.readdress(*p, *a),
+            Step::Vtep(n, other) => self.node(&format!("h{n}"), &vtep(*n, *other)),
+            Step::DropNode(n) => self.delete(&RecordKey::Node(name(&format!("h{n}")))),
+            Step::Vni(n, other) => {
+                let number = 110 + 10 * u32::from(*n) + u32::from(*other);
+                self.network(NETWORKS[usize::from(*n)], number);
+            }
+            Step::DropNetwork(n) => {
+                self.delete(&RecordKey::Network(NETWORKS[usize::from(*n)].parse().unwrap()));
+            }
+            Step::Subnet(wide) => {
+                self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/16".parse().unwrap()));
+                self.delete(&RecordKey::Subnet("web".parse().unwrap(), "10.8.0.0/24".parse().unwrap()));
+                self.subnet("web", if *wide { "10.8.0.0/16" } else { "10.8.0.0/24" }, Some("10.8.0.1"));
+            }
+            Step::Move(p, n, phase) => self.move_port(&nth_port(*p), &format!("h{n}"), *phase),
+            Step::Fence(n, there) => {
+                let node = name(&format!("h{n}"));
+                let fence =
+                    Fence { node: node.clone(), reason: "test".into(), by: String::new(), since_ms: 0 };
+                match there {
+                    true => self.put(&RecordKey::Fence(node), &fence),
+                    false => self.delete(&RecordKey::Fence(node)),
+                }
+            }
+            Step::Announce { .. } | Step::Withdraw { .. } | Step::Flood { .. } => self.hear(table, step),
+            Step::Prefix { .. } | Step::Routed { .. } => self.hear_routed(table, step),
+            _ => self.weave(step),
+        }
+        table.set_policy(self.policy());
+    }
+
+    fn readdress(&mut self, p: u8, a: u8) {
+        let address: IpAddr = nth_address(p / 4, a).parse().unwrap();
+        let (port, mac) = (nth_port(p), Mac::from_ip(address, 0));
+        let key = port_key(&port);
+        let mac_owner = self.snapshot.by_mac.get(&(key.network.clone(), mac));
+        if mac_owner.is_none_or(|owner| owner.value.key == key) {
+            self.port_with(&port, vec![address], mac);
+        }
+    }
+
+    /// Steps of the fabric's records.
+    fn weave(&mut self, step: &Step) {
+        match step {
+            Step::Switch(n, mode, anycast, lists) => {
+                let mode = [NodeMode::TorEvpn, NodeMode::TorAgent, NodeMode::TorStatic, NodeMode::TorAgent]
+                    [usize::from(*mode)];
+                let networks = if *lists { vec!["db".parse().unwrap()] } else { vec![] };
+                self.node_with(Node {
+                    vtep: Some(vtep(6 + n, false).parse().unwrap()),
+                    anycast_vtep: anycast.then(|| "10.0.0.99".parse().unwrap()),
+                    router_mac: (mode == NodeMode::TorEvpn).then(|| Mac::new([2, 9, 9, 9, 9, *n])),
+                    networks,
+                    ..plain_node(&format!("s{n}"), mode)
+                });
+            }
+            Step::Host(n, switches, esi) => {
+                let switches = [&["s0"][..], &["s1"], &["s0", "s1"]][usize::from(*switches)];
+                self.host(&format!("b{n}"), switches, esi.then_some("03:44:38:39:ff:ff:01:00:00:01"));
+            }
+            Step::Attach(p, n, how) => {
+                let (port, node) = (nth_port(*p), ["b0", "b1", "s0", "s1", "h1"][usize::from(*n)]);
+                if self.snapshot.ports.get(&port_key(&port)).is_none() {
+                    self.readdress(*p, *p % 4);
+                }
+                if self.snapshot.ports.get(&port_key(&port)).is_some() {
+                    let ways =
+                        [Attachment::Bridge, Attachment::Routed, Attachment::Ipvlan, Attachment::Macvlan];
+                    let attachment =
+                        if node.starts_with('s') { None } else { ways.get(usize::from(*how)).copied() };
+                    self.bind_by(&port, node, attachment);
+                }
+            }
+            Step::Irb(n, irb) => {
+                let irb =
+                    [None, Some(Irb::None), Some(Irb::Symmetric), Some(Irb::Asymmetric)][usize::from(*irb)];
+                self.network_with(NETWORKS[usize::from(*n)], number(*n), |network| network.irb = irb);
+            }
+            Step::Vrf { n, l3, leak, no_connected, route } => {
+                let (vrf, l3_vni) = [("default", 4001), ("red", 4002)][usize::from(*n)];
+                let targets = |numbers: &[u32]| -> Vec<RouteTarget> {
+                    numbers.iter().map(|n| RouteTarget::new(65000, *n).unwrap()).collect()
+                };
+                self.vrf(vrf, l3.then_some(l3_vni), |vrf| {
+                    vrf.import_targets = match leak {
+                        0 => Vec::new(),
+                        1 => targets(&[4001, 4002]),
+                        _ => targets(&[l3_vni, 110]),
+                    };
+                    vrf.no_connected = *no_connected;
+                    let node = route.map(|n| name(["h1", "s0", "h3"][usize::from(n)]));
+                    vrf.routes = node
+                        .map(|node| VrfRoute { prefix: "172.31.0.0/16".parse().unwrap(), node })
+                        .into_iter()
+                        .collect();
+                });
+                self.subnet("red/app", "10.10.0.0/24", Some("10.10.0.1"));
+            }
+            _ => {}
+        }
+    }
+
+    fn hear_routed(&mut self, table: &mut ImportTable, step: &Step) {
+        let peer = |n: u8| IpAddr::from([10, 99, 0, 100 + n]);
+        let router_mac = |vtep: u8| Mac::new([2, 8, 8, 8, 8, vtep]);
+        match step {
+            Step::Prefix { peer: p, rd, l3, wide, there } => {
+                let prefix = if *wide { "172.31.0.0/16" } else { "10.10.0.0/24" };
+                let route =
+                    ip_prefix(*rd, 4001 + u32::from(*l3), prefix, &vtep(*rd + 4, false), router_mac(*rd));
+                let change = match there {
+                    true => causeway_bgp::RouteChange::Announce(route),
+                    false => causeway_bgp::RouteChange::Withdraw(route.key),
+                };
+                table.apply(peer(*p), vec![change]);
+            }
+            Step::Routed { peer: p, mac, ip, vtep: v, sequence } => {
+                let mac = Mac::from_ipv4(Ipv4Addr::new(10, 8, 0, 10 + mac));
+                let ip = nth_address(0, *ip);
+                let route = mac_ip(7, 110, mac, Some(&ip), &vtep(*v, false), u32::from(*sequence));
+                let route = routed(route, 4001, router_mac(*v));
+                table.apply(peer(*p), vec![causeway_bgp::RouteChange::Announce(route)]);
+            }
+            _ => {}
+        }
+    }
+
+    fn hear(&mut self, table: &mut ImportTable, step: &Step) {
+        let peer = |n: u8| IpAddr::from([10, 99, 0, 100 + n]);
+        let mac = |n: u8| Mac::from_ipv4(Ipv4Addr::new(10, 8, 0, 10 + n));
+        let ip = |n: &u8| nth_address(0, *n);
+        // VTEPs 0 to 3 are nodes' own (or were), the others the fabric's.
+        match step {
+            Step::Announce { peer: p, mac: m, ip: i, vtep: v, sequence, network } => {
+                let number = 110 + 10 * u32::from(*network);
+                let ip = i.as_ref().map(ip);
+                let route = mac_ip(7, number, mac(*m), ip.as_deref(), &vtep(*v, false), u32::from(*sequence));
+                table.apply(peer(*p), vec![causeway_bgp::RouteChange::Announce(route)]);
+            }
+            Step::Withdraw { peer: p, mac: m, ip: i } => {
+                let ip = i.as_ref().map(ip);
+                let route = mac_ip(7, 110, mac(*m), ip.as_deref(), "10.0.0.9", 0);
+                table.apply(peer(*p), vec![causeway_bgp::RouteChange::Withdraw(route.key)]);
+            }
+            Step::Flood { vtep: v, network, there } => {
+                let route = imet(*v, 110 + 10 * u32::from(*network), &vtep(*v, false));
+                let change = match there {
+                    true => causeway_bgp::RouteChange::Announce(route),
+                    false => causeway_bgp::RouteChange::Withdraw(route.key),
+                };
+                table.apply(peer(0), vec![change]);
+            }
+            _ => {}
+        }
     }
 }

@@ -107,7 +107,7 @@ fn ends(planned: &mut Planned, event: &Event, port: Option<&Port>, now_ms: i64) 
 }
 
 /// The keys by which an event that ended a port is found.
-pub(super) fn index_of(event: &Event, at_ms: i64) -> Vec<String> {
+pub(crate) fn index_of(event: &Event, at_ms: i64) -> Vec<String> {
     let Some(key) = event.port.as_ref().filter(|_| event.kind == EventKind::Freed) else { return Vec::new() };
     let of_address = |address: &IpAddr| keys::end_of_address(key, *address, at_ms);
     event.addresses.iter().map(of_address).chain([keys::end_of_port(key, at_ms)]).collect()

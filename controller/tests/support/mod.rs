@@ -3,7 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub(crate) mod gated;
+pub(crate) mod flaky;
+pub(crate) mod mortal;
 pub(crate) mod robots;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
