@@ -10,7 +10,7 @@ use causeway_controller::store::{FileStore, Store};
 use causeway_proto::v1::history_service_client::HistoryServiceClient;
 use causeway_proto::v1::move_service_client::MoveServiceClient;
 use causeway_proto::v1::{self, MovePhase, PortStage};
-use support::mortal::{Death, MortalStore};
+use support::gated::{Cut, GatedStore};
 use support::robots::{Habit, Plane, Robot};
 use support::*;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 struct World {
     store: Arc<dyn Store>,
     lab: Lab,
-    mortal: Arc<MortalStore>,
+    gate: Arc<GatedStore>,
     controller: watch::Sender<Option<Channel>>,
     plane: Plane,
     h1: Robot,
@@ -30,18 +30,18 @@ struct World {
 }
 
 impl World {
-    async fn new(death: Option<Death>) -> Result<World> {
+    async fn new(death: Option<Cut>) -> Result<World> {
         let directory = tempfile::tempdir()?;
         let store: Arc<dyn Store> = Arc::new(FileStore::open(directory.path().join("store.redb")).await?);
-        let mortal = MortalStore::new(Arc::clone(&store), death);
-        let lab = Lab::start_on(mortal.clone(), 1).await?;
+        let gate = GatedStore::cut_at(Arc::clone(&store), death);
+        let lab = Lab::start_on(gate.clone(), 1).await?;
         lab.apply(sample()).await?;
         lab.create("a", Some("h1")).await?;
         let (controller, receiver) = watch::channel(Some(lab.channel.clone()));
         let plane = Plane::default();
         let h1 = Robot::start("h1", &plane, receiver.clone());
         let h2 = Robot::start("h2", &plane, receiver);
-        let world = World { store, lab, mortal, controller, plane, h1, h2, _directory: directory };
+        let world = World { store, lab, gate, controller, plane, h1, h2, _directory: directory };
         world.lab.wait_state("a", v1::PortState::Programmed).await?;
         world.connected("h2", true).await?;
         Ok(world)
@@ -50,8 +50,8 @@ impl World {
     /// The controller is gone without a word, and another one takes over.
     async fn next_controller(&mut self, number: u8) -> Result<()> {
         self.controller.send_replace(None);
-        self.mortal = MortalStore::new(Arc::clone(&self.store), None);
-        self.lab = Lab::start_on(self.mortal.clone(), number).await?;
+        self.gate = GatedStore::new(Arc::clone(&self.store));
+        self.lab = Lab::start_on(self.gate.clone(), number).await?;
         self.controller.send_replace(Some(self.lab.channel.clone()));
         Ok(())
     }
@@ -80,6 +80,14 @@ impl World {
     async fn phase(&self, wanted: &[MovePhase]) -> Result<v1::Move> {
         wait_for(&format!("the move in {wanted:?}"), async || {
             Ok(self.last().await?.filter(|last| wanted.contains(&last.phase())))
+        })
+        .await
+    }
+
+    /// [`World::phase`] with a reason that says this.
+    async fn phase_because(&self, wanted: MovePhase, why: &str) -> Result<v1::Move> {
+        wait_for(&format!("the move in {wanted:?}, because of '{why}'"), async || {
+            Ok(self.last().await?.filter(|last| last.phase() == wanted && last.reason.contains(why)))
         })
         .await
     }
@@ -115,11 +123,11 @@ fn back() -> v1::RollbackPortRequest {
 const OVER: [MovePhase; 2] = [MovePhase::Done, MovePhase::Undone];
 
 /// One move, there and if wanted back again, in which the first controller dies at one transaction.
-async fn killed(death: Death, returns: bool) -> Result<()> {
+async fn killed(death: Cut, returns: bool) -> Result<()> {
     let mut world = World::new(Some(death)).await?;
     let window_seconds = if returns { 60 } else { 1 };
     let order = v1::MigratePortRequest { window_seconds, ..to("h2") };
-    let mortal = Arc::clone(&world.mortal);
+    let gate = Arc::clone(&world.gate);
     let course = async {
         let begun = world.moves().migrate_port(order.clone()).await;
         if returns && begun.is_ok() {
@@ -131,7 +139,7 @@ async fn killed(death: Death, returns: bool) -> Result<()> {
     };
     tokio::select! {
         ended = course => ended?,
-        () = mortal.died() => {}
+        () = gate.shut() => {}
         () = tokio::time::sleep(PATIENCE) => bail!("it did not die"),
     }
     let before = world.plane.answering("a");
@@ -176,7 +184,7 @@ async fn all_deaths() -> Result<()> {
     for after in [false, true] {
         for (most, returns) in [(5, false), (6, true)] {
             for at in 1..=most {
-                let death = Death { at, after };
+                let death = Cut { at, after };
                 cases.spawn_local(async move {
                     killed(death, returns).await.with_context(|| format!("{death:?}, returns: {returns}"))
                 });
@@ -194,18 +202,13 @@ async fn a_target_that_dies_before_the_switch_changes_nothing() -> Result<()> {
     let world = World::new(None).await?;
     world.h2.set(Habit::DieOn(PortStage::Prepared));
     world.moves().migrate_port(to("h2")).await?;
-    let last = world.phase(&[MovePhase::Undone]).await?;
-    ensure!(last.reason.contains("node h2 has no agent connected"), "{last:?}");
+    world.phase_because(MovePhase::Undone, "node h2 has no agent connected").await?;
     world.answers_at("h1").await?;
     // One that is there and does nothing is no better.
     world.h2.set(Habit::IgnoreOn(PortStage::Prepared));
     world.connected("h2", true).await?;
     world.moves().migrate_port(to("h2")).await?;
-    wait_for("the second move", async || {
-        let last = world.last().await?;
-        Ok(last.filter(|last| last.phase() == MovePhase::Undone && last.reason.contains("not prepared")))
-    })
-    .await?;
+    world.phase_because(MovePhase::Undone, "not prepared").await?;
     world.answers_at("h1").await
 }
 
@@ -215,11 +218,7 @@ async fn a_target_that_dies_behind_the_switch_keeps_the_port_until_it_is_heard_o
     world.h2.set(Habit::DieOn(PortStage::Active));
     world.moves().migrate_port(to("h2")).await?;
     // It goes back, but nobody knows whether the target answers: nobody else may.
-    let last = wait_for("it waits for somebody", async || {
-        let last = world.last().await?;
-        Ok(last.filter(|last| last.phase() == MovePhase::Return && last.reason.contains("node fence h2")))
-    })
-    .await?;
+    let last = world.phase_because(MovePhase::Return, "node fence h2").await?;
     ensure!(world.plane.answering("a").is_empty(), "{last:?}");
     ensure!(world.lab.get("a").await?.state() == v1::PortState::Moving);
     world.h2.set(Habit::Obey);
@@ -242,8 +241,7 @@ async fn a_source_that_does_not_stop_keeps_the_port() -> Result<()> {
     let world = World::new(None).await?;
     world.h1.set(Habit::IgnoreOn(PortStage::Held));
     world.moves().migrate_port(to("h2")).await?;
-    let last = world.phase(&[MovePhase::Undone]).await?;
-    ensure!(last.reason.contains("node h1 did not stop within 2 s"), "{last:?}");
+    world.phase_because(MovePhase::Undone, "node h1 did not stop within 2 s").await?;
     world.h1.set(Habit::Obey);
     world.answers_at("h1").await
 }
@@ -292,8 +290,7 @@ async fn what_cannot_be_moved_is_refused_with_what_to_do() -> Result<()> {
     let text = message(world.lab.config().delete_resource(delete).await)?;
     ensure!(text.contains("while ports are moving") && text.contains("port rollback"), "{text}");
     world.lab.unbind("a").await?;
-    let last = world.phase(&[MovePhase::Undone]).await?;
-    ensure!(last.reason.contains("unbound"), "{last:?}");
+    world.phase_because(MovePhase::Undone, "unbound").await?;
     world.h2.set(Habit::Obey);
     ensure!(refusal(to("h2")).await?.contains("is bound nowhere"));
     let release = v1::ReleasePortRequest { key: Some(key("a")), ..Default::default() };

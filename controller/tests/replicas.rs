@@ -8,12 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use causeway_controller::store::FileStore;
 use causeway_proto::v1;
-use support::flaky::FlakyStore;
+use support::gated::GatedStore;
 use support::*;
 use tonic::Code;
 
-async fn store(directory: &tempfile::TempDir) -> Result<Arc<FlakyStore>> {
-    Ok(FlakyStore::new(FileStore::open(directory.path().join("store.redb")).await?))
+async fn store(directory: &tempfile::TempDir) -> Result<Arc<GatedStore>> {
+    Ok(GatedStore::new(Arc::new(FileStore::open(directory.path().join("store.redb")).await?)))
 }
 
 /// Two controllers with the same records.
@@ -109,7 +109,7 @@ async fn without_the_store_reads_go_on_and_writes_are_refused() -> Result<()> {
     lab.apply(sample()).await?;
     lab.create("a", Some("h1")).await?;
     let port = lab.get("a").await?;
-    store.set_up(false);
+    store.set_open(false);
     wait_for("not ready", async || Ok((lab.http("/readyz").await?.0 == 503).then_some(()))).await?;
     assert_eq!(lab.http("/healthz").await?.0, 200);
     let mut request =
@@ -130,7 +130,7 @@ async fn without_the_store_reads_go_on_and_writes_are_refused() -> Result<()> {
     assert_eq!(state.ports.len(), 1);
     agent.say(state.revision, vec![programmed("a", 1)]).await?;
     lab.wait_state("a", v1::PortState::Programmed).await?;
-    store.set_up(true);
+    store.set_open(true);
     wait_for("ready", async || Ok((lab.http("/readyz").await?.0 == 200).then_some(()))).await?;
     assert_eq!(lab.create("b", Some("h1")).await?.addresses.len(), 1);
     assert_eq!(agent.delta().await?.ports.len(), 1, "the session went on");
@@ -148,7 +148,7 @@ async fn without_the_store_reads_go_on_and_writes_are_refused() -> Result<()> {
 async fn a_controller_waits_for_its_store_and_says_so() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let store = store(&directory).await?;
-    store.set_up(false);
+    store.set_open(false);
     // The port has to be known before the controller is there.
     let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let config = causeway_controller::config::Config { http_listen: vec![free], ..config(directory.path()) };
@@ -162,7 +162,7 @@ async fn a_controller_waits_for_its_store_and_says_so() -> Result<()> {
     })
     .await?;
     assert_eq!(code, 503, "{text}");
-    store.set_up(true);
+    store.set_open(true);
     let controller = starting.await??;
     assert_eq!(http_get(free, "/readyz").await?.0, 200);
     cancel.cancel();

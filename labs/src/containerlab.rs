@@ -3,19 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
-use crate::cancel::Cancel;
 use crate::down::remove_lab_dir;
 use crate::error::{Act, LabError};
 use crate::state::{LabPhase, LabState, NodeState, ProcessId, Runner, netns_inode};
-
-/// Time for Docker to take down the networks' ends of containers that it has removed.
-const ENDS_GONE: Duration = Duration::from_secs(60);
 
 /// What `docker inspect` says of a container, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -130,7 +127,8 @@ fn started(process: ProcessId) -> Option<u64> {
 pub fn destroy(lab: &LabState, cleanup: bool) -> Result<(), LabError> {
     if let Some(containerlab) = program() {
         let mut command = Command::new(containerlab);
-        command.args(["destroy", "--name", &lab.name]).args(cleanup.then_some("--cleanup"));
+        command.args(["destroy", "--name", &lab.name, "--max-workers", &at_once().to_string()]);
+        command.args(cleanup.then_some("--cleanup"));
         succeed(command, "containerlab destroy")?;
     }
     // Without it, and with it if the lab was deployed under another name than its file's, which it then does not find.
@@ -150,60 +148,42 @@ pub fn destroy(lab: &LabState, cleanup: bool) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Removes what is left of a lab's containers. On a busy machine Docker gives up on some of them before they have ended, and
-/// is asked again.
+/// Removes what is left of a lab's containers, as many at a time as there are processors: Docker gives each ten seconds to
+/// end after it is killed, and where a busy machine needs longer for all of them at once it forgets to take down their
+/// ends of the management network, which then cannot be removed.
 fn remove_containers(name: &str) -> Result<(), LabError> {
     let mut tries = 3;
     while let Some(lab) = labs()?.into_iter().find(|lab| lab.name == name) {
-        let mut command = Command::new("docker");
-        command.args(["rm", "--force", "--volumes"]);
-        command.args(lab.nodes.into_iter().filter_map(|node| node.container));
         tries -= 1;
-        match succeed(command, "docker rm") {
+        let containers: Vec<String> = lab.nodes.into_iter().filter_map(|node| node.container).collect();
+        let removed = containers.chunks(at_once()).try_for_each(|some| {
+            let mut command = Command::new("docker");
+            command.args(["rm", "--force", "--volumes"]).args(some);
+            succeed(command, "docker rm").map(drop)
+        });
+        match removed {
             Err(error) if tries == 0 => return Err(error),
-            Ok(_) => break,
+            Ok(()) => break,
             Err(_) => {}
         }
     }
     Ok(())
 }
 
-/// The management networks, when no lab needs them any more. Of containers that Docker says are gone it may still be taking
-/// the ends down: then it is asked again.
-fn remove_networks() -> Result<(), LabError> {
-    let (pause, deadline) = (Cancel::new(), Instant::now() + ENDS_GONE);
-    loop {
-        let ids =
-            docker(&["network", "ls", "--quiet", "--filter", "label=containerlab"])?.unwrap_or_default();
-        if ids.trim().is_empty() {
-            return Ok(());
-        }
-        for id in ids.split_whitespace() {
-            forget_endpoints(id)?;
-        }
-        let mut command = Command::new("docker");
-        command.args(["network", "rm"]).args(ids.split_whitespace());
-        match succeed(command, "docker network rm") {
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => pause.pause(Duration::from_millis(500))?,
-            Ok(_) => return Ok(()),
-        }
-    }
+/// How many containers are removed at a time.
+fn at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// A container that Docker removed only when asked again may have left its end of the network, which then cannot go either.
-/// What belongs to a container that is there stays.
-fn forget_endpoints(network: &str) -> Result<(), LabError> {
-    let format = "{{range .Containers}}{{.Name}} {{end}}";
-    let ends = docker(&["network", "inspect", "--format", format, network])?.unwrap_or_default();
-    for container in ends.split_whitespace() {
-        if docker(&["container", "inspect", "--format", "{{.Id}}", container])?.is_none() {
-            let mut command = Command::new("docker");
-            command.args(["network", "disconnect", "--force", network, container]);
-            succeed(command, "docker network disconnect")?;
-        }
+/// The management networks, when no lab needs them any more.
+fn remove_networks() -> Result<(), LabError> {
+    let ids = docker(&["network", "ls", "--quiet", "--filter", "label=containerlab"])?.unwrap_or_default();
+    if ids.trim().is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut command = Command::new("docker");
+    command.args(["network", "rm"]).args(ids.split_whitespace());
+    succeed(command, "docker network rm").map(drop)
 }
 
 /// A command that will run in such a node. `how` are options of `docker exec`.

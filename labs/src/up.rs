@@ -8,8 +8,7 @@
 //! Until the last step every node hangs on this process: if it dies, however it dies, they die.
 
 use std::collections::BTreeSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,25 +17,20 @@ use causeway_topology::{Lab as Topology, LoadOptions};
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::Cancel;
-use crate::down::{netns_target, remove, sweep};
-use crate::enter::{self, ExecResult};
-use crate::error::{Act, LabError};
+use crate::down::{remove, sweep};
+use crate::error::LabError;
 use crate::find::topology_file;
 use crate::image::Images;
-use crate::node::{InitProgram, NodeProcess};
-use crate::prepare::{Context, Prepared, PreparedNode, prepare};
-use crate::report;
+use crate::node::InitProgram;
+use crate::prepare::{Context, Prepared, prepare};
 use crate::running::RunningLab;
-use crate::spec::EntryStatus;
-use crate::state::{
-    LabLock, LabPhase, LabState, NodeState, ProcessId, Runner, entry_status, lab_run_dir, log_path,
-    remove_run_dir,
-};
+use crate::state::{LabLock, LabPhase, LabState, NodeState, ProcessId, Runner, lab_run_dir, remove_run_dir};
 
 mod guest;
+mod making;
+mod starter;
 
-/// How long a node may take until commands of the file can run in it.
-const READY: Duration = Duration::from_secs(120);
+use making::Making;
 
 /// How to bring a lab up.
 #[derive(Clone)]
@@ -328,242 +322,6 @@ fn first_state(lab: &Topology, file: &Path, prepared: &Prepared) -> LabState {
         host_interfaces: Vec::new(),
         guest: None,
     }
-}
-
-/// A lab while it is being made.
-struct Making {
-    state: LabState,
-    processes: Vec<NodeProcess>,
-}
-
-impl Making {
-    fn new(lab: &Topology, file: &Path, prepared: &Prepared) -> Result<Self, LabError> {
-        let state = first_state(lab, file, prepared);
-        state.write()?;
-        Ok(Making { state, processes: Vec::new() })
-    }
-
-    /// Everything from the first process to the last command; gives back how many commands failed.
-    fn run(
-        &mut self,
-        lab: &Topology,
-        prepared: &Prepared,
-        program: &InitProgram,
-        options: &UpOptions,
-        report: &Reporter,
-    ) -> Result<usize, LabError> {
-        let cancel = &options.cancel;
-        prepare_lab_dir(&self.state, lab)?;
-        self.start_nodes(prepared, program, cancel)?;
-        report.step(format!("{} started", count(self.processes.len(), "node")));
-        self.state.write()?;
-        self.name_namespaces()?;
-        cancel.check()?;
-        prepared.links.apply()?;
-        self.state.host_interfaces.clone_from(&prepared.links.machine);
-        self.state.write()?;
-        report.step(format!("{} made", count(lab.links.len(), "link")));
-        let failed = self.start_entries(prepared, cancel, report)?;
-        self.note_ended_entries(report);
-        cancel.check()?;
-        self.state.phase = LabPhase::Up;
-        self.state.write()?;
-        if options.keep {
-            self.processes.iter_mut().try_for_each(NodeProcess::keep)?;
-        }
-        Ok(failed)
-    }
-
-    /// Starts PID 1 of all nodes, in parallel.
-    fn start_nodes(
-        &mut self,
-        prepared: &Prepared,
-        program: &InitProgram,
-        cancel: &Cancel,
-    ) -> Result<(), LabError> {
-        let state = &self.state;
-        let started: Vec<Result<NodeProcess, LabError>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = prepared
-                .nodes
-                .iter()
-                .map(|node| {
-                    scope.spawn(move || {
-                        NodeProcess::start(program, &node.spec, &state.log_path(&node.name), cancel)
-                    })
-                })
-                .collect();
-            threads.into_iter().map(join).collect()
-        });
-        let mut first_error = None;
-        for (node, started) in self.state.nodes.iter_mut().zip(started) {
-            match started {
-                Ok(process) => {
-                    node.init = Some(process.init);
-                    node.netns = process.netns;
-                    self.processes.push(process);
-                }
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        first_error.map_or(Ok(()), Err)
-    }
-
-    /// Makes `ip netns exec NAME` work for every node.
-    fn name_namespaces(&self) -> Result<(), LabError> {
-        for node in &self.state.nodes {
-            let Some(init) = node.init else { continue };
-            let path = node.netns_path();
-            let link = || -> std::io::Result<()> {
-                fs::create_dir_all("/run/netns")?;
-                if fs::symlink_metadata(&path).is_ok() {
-                    fs::remove_file(&path)?;
-                }
-                std::os::unix::fs::symlink(netns_target(init), &path)
-            };
-            link().act(|| format!("make {}", path.display()))?;
-        }
-        Ok(())
-    }
-
-    fn note_ended_entries(&self, report: &Reporter) {
-        for node in &self.state.nodes {
-            if let Some(EntryStatus::Exited(code)) = node.entry_status() {
-                let (lab, node) = (&self.state.name, &node.name);
-                report.warn(format!(
-                    "node {node}: the entry point exited with {code}: see causeway lab logs --name {lab} {node}"
-                ));
-            }
-        }
-    }
-
-    /// Entry points and commands of all nodes, in parallel; gives back how many commands failed.
-    fn start_entries(
-        &mut self,
-        prepared: &Prepared,
-        cancel: &Cancel,
-        report: &Reporter,
-    ) -> Result<usize, LabError> {
-        let lab_dir = &self.state.lab_dir;
-        let results: Vec<Result<usize, LabError>> = std::thread::scope(|scope| {
-            let threads: Vec<_> = prepared
-                .nodes
-                .iter()
-                .zip(&mut self.processes)
-                .map(|(node, process)| {
-                    scope.spawn(move || {
-                        let log = log_path(lab_dir, &node.name);
-                        Starter { node, process, log: &log, cancel, report }.run()
-                    })
-                })
-                .collect();
-            threads.into_iter().map(join).collect()
-        });
-        results.into_iter().sum()
-    }
-}
-
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// `clab-LAB/` with what containerlab would write there, and the logs.
-fn prepare_lab_dir(state: &LabState, lab: &Topology) -> Result<(), LabError> {
-    let logs = state.lab_dir.join("logs");
-    fs::create_dir_all(&logs).act(|| format!("create {}", logs.display()))?;
-    for node in &state.nodes {
-        let log = state.log_path(&node.name);
-        fs::write(&log, "").act(|| format!("write {}", log.display()))?;
-    }
-    for (name, text) in report::lab_files(lab) {
-        let path = state.lab_dir.join(name);
-        fs::write(&path, text).act(|| format!("write {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// One node between its links and the end of its commands.
-struct Starter<'a> {
-    node: &'a PreparedNode,
-    process: &'a mut NodeProcess,
-    log: &'a Path,
-    cancel: &'a Cancel,
-    report: &'a Reporter,
-}
-
-impl Starter<'_> {
-    fn run(mut self) -> Result<usize, LabError> {
-        let name = &self.node.name;
-        let mut failed = 0;
-        if self.node.startup_delay > 0 {
-            self.report.step(format!("node {name}: waiting {} s (startup-delay)", self.node.startup_delay));
-            self.cancel.pause(Duration::from_secs(self.node.startup_delay.into()))?;
-        }
-        if let Some(setup) = &self.node.setup {
-            self.report.step(format!(
-                "node {name}: the file gives no configuration: using the one derived from the fabric"
-            ));
-            failed += self.exec(&["sh".to_owned(), "-ec".to_owned(), setup.clone()], "set-up")?;
-        }
-        for warning in self.process.go()? {
-            self.report.warn(format!("node {name}: {warning}"));
-        }
-        self.wait_until_ready()?;
-        for argv in &self.node.exec {
-            failed += self.exec(argv, &argv.join(" "))?;
-        }
-        Ok(failed)
-    }
-
-    /// Waits until the image's own test passes.
-    fn wait_until_ready(&mut self) -> Result<(), LabError> {
-        let start = Instant::now();
-        let name = &self.node.name;
-        loop {
-            let looked = Instant::now();
-            // What has ended will not get ready; that it ended is told when all nodes are done.
-            let has_ended = matches!(entry_status(&self.node.spec.status), Some(EntryStatus::Exited(_)));
-            if has_ended || self.node.ready.is_empty() || self.run_in_node(&self.node.ready)?.return_code == 0
-            {
-                return Ok(());
-            }
-            if start.elapsed() > READY {
-                self.report.warn(format!("node {name}: not ready after {} s: going on", READY.as_secs()));
-                return Ok(());
-            }
-            // Looking must not take the CPU from what is looked at: in an emulated machine a look takes half a second.
-            self.cancel.pause(looked.elapsed().saturating_mul(2).max(Duration::from_millis(30)))?;
-        }
-    }
-
-    /// Runs one command of the file; 1 if it failed, which does not stop the lab.
-    fn exec(&self, argv: &[String], what: &str) -> Result<usize, LabError> {
-        let result = self.run_in_node(argv)?;
-        self.cancel.check()?;
-        append_to_log(self.log, what, &result);
-        if result.return_code == 0 {
-            return Ok(0);
-        }
-        let words = if result.stderr.trim().is_empty() { &result.stdout } else { &result.stderr };
-        let words = words.trim().replace('\n', "; ");
-        self.report.warn(format!(
-            "node {}: exec `{what}` failed with {}: {words}",
-            self.node.name, result.return_code
-        ));
-        Ok(1)
-    }
-
-    fn run_in_node(&self, argv: &[String]) -> Result<ExecResult, LabError> {
-        enter::collect(enter::command_in(self.process.init.pid, &self.node.spec.env, argv), argv)
-    }
-}
-
-fn append_to_log(log: &Path, what: &str, result: &ExecResult) {
-    let text = format!(
-        "causeway: exec {what} (exit status {})\n{}{}",
-        result.return_code, result.stdout, result.stderr
-    );
-    // The log is for people; a full disk must not stop the lab.
-    let _ = OpenOptions::new().append(true).open(log).and_then(|mut file| file.write_all(text.as_bytes()));
 }
 
 /// Folder of the running lab's state, for tests and tools.

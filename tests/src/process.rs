@@ -22,6 +22,8 @@ pub struct Daemon {
     name: String,
     log: PathBuf,
     child: Child,
+    /// Whether dropping it prints the end of its log.
+    tells: bool,
     _record: Record,
 }
 
@@ -32,7 +34,14 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
         let child = command.spawn().with_context(|| format!("cannot start {name}: {command:?}"))?;
         let record = Slot::get()?.record_process(child.id())?;
-        Ok(Daemon { name: name.to_string(), log: log.to_path_buf(), child, _record: record })
+        Ok(Daemon { name: name.to_string(), log: log.to_path_buf(), child, tells: true, _record: record })
+    }
+
+    /// For what writes a line each few milliseconds, and is asked for them: its end prints nothing.
+    #[must_use]
+    pub fn quiet(mut self) -> Daemon {
+        self.tells = false;
+        self
     }
 
     /// Its process id.
@@ -93,7 +102,9 @@ impl Drop for Daemon {
         };
         let _ = self.child.kill();
         let _ = self.child.wait();
-        println!("--- log of {} ({state})\n{}\n---", self.name, self.tail());
+        if self.tells {
+            println!("--- log of {} ({state})\n{}\n---", self.name, self.tail());
+        }
     }
 }
 

@@ -44,7 +44,7 @@ impl Pings {
         let pings = Pings {
             who: format!("{netns} on {node} to {target}"),
             interval,
-            daemon: lab.spawn(node, &ping)?,
+            daemon: lab.spawn(node, &ping)?.quiet(),
         };
         let what = format!("pings of {}", pings.who);
         wait_for(&what, SOON, async || {

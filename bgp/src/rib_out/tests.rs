@@ -1,6 +1,10 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
+use super::desired::WITHDRAWN;
 use super::*;
+use crate::route::{Attributes, Route, RouteChange};
 use crate::testing::{attributes, key, messages, update, writing};
 
 fn announce(host: u32, sequence: u32) -> RouteChange {

@@ -3,8 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
-pub(crate) mod flaky;
-pub(crate) mod mortal;
+pub(crate) mod gated;
 pub(crate) mod robots;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

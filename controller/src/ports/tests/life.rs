@@ -1,0 +1,108 @@
+//! What becomes of a port after it was made.
+
+use super::*;
+
+#[test]
+fn a_quarantined_address_is_its_former_owners_alone() {
+    let mut world = World::with_network();
+    let asked = CreatePort {
+        labels: BTreeMap::from([("a".into(), "b".into())]),
+        bind: Some(place(1)),
+        ..create("a")
+    };
+    let first = world.run(&Request::Create(asked), 1_000).unwrap().unwrap();
+    let forget = |name: &str| Request::Release { key: key(name), forget: true };
+    let gone = world.run(&forget("a"), 5_000).unwrap().unwrap();
+    assert_eq!((gone.port.released_ms, gone.port.quarantined_ms), (Some(5_000), Some(5_000)));
+    assert!(!gone.binding.unwrap().active);
+    // Forgotten again it does not last longer.
+    assert_eq!(world.run(&forget("a"), 90_000).unwrap().unwrap().port.quarantined_ms, Some(5_000));
+    // Another one is told who had it, how long it takes and what to do; so with the MAC.
+    let same_address = CreatePort { addresses: first.port.addresses.clone(), ..create("b") };
+    let error = world.run(&Request::Create(same_address), 65_500).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "address 10.0.0.2 is taken by port default/web/a, which gave it up and has it in quarantine for another 240 s"
+    );
+    assert!(error.hint().contains("causeway port release --forget --no-quarantine default/web/a"));
+    let same_mac = CreatePort { mac: Some(first.port.mac), ..create("b") };
+    let error = world.run(&Request::Create(same_mac), 65_500).unwrap_err();
+    assert!(error.to_string().contains("in quarantine for another 240 s"), "{error}");
+    // A clock that is behind asks for longer, never for less; one that is ahead says zero and gives nothing either.
+    let wanted = CreatePort { addresses: first.port.addresses.clone(), ..create("b") };
+    for now_ms in [-1, 0, i64::MAX] {
+        assert!(world.run(&Request::Create(wanted.clone()), now_ms).is_err(), "{now_ms}");
+    }
+    // Nobody is given it by chance.
+    assert_eq!(world.create("b").unwrap().port.addresses, [ip(3)]);
+    // The same name with another address is refused as long as it lasts.
+    let other = CreatePort { addresses: vec![ip(9)], ..create("a") };
+    let error = world.run(&Request::Create(other), 65_500).unwrap_err();
+    assert!(error.hint().contains("is in quarantine with 10.0.0.2"), "{}", error.hint());
+    // The same name gets it back at once, and its generation goes on.
+    let back = CreatePort { bind: Some(place(2)), ..create("a") };
+    let back = world.run(&Request::Create(back), 66_000).unwrap().unwrap();
+    assert_eq!((&back.port.addresses, back.port.mac), (&first.port.addresses, first.port.mac));
+    assert_eq!((back.port.released_ms, back.port.quarantined_ms, back.created), (None, None, true));
+    assert_eq!(back.binding.unwrap().generation, first.binding.unwrap().generation + 1);
+    // In use it is not freed as one whose quarantine is over.
+    let over = Request::Free { key: key("a"), quarantined: true, cause: String::new() };
+    assert!(matches!(world.run(&over, 400_000), Err(PortError::Precondition { .. })));
+    world.run(&forget("a"), 70_000).unwrap();
+    world.run(&over, 400_000).unwrap();
+    assert_eq!(world.snapshot.quarantined.len(), 0);
+    assert_eq!(world.create("c").unwrap().port.addresses, [ip(2)]);
+}
+
+#[test]
+fn a_refusal_rests_on_what_was_seen() {
+    let world = World::with_network();
+    let refusal = world.plan(&Request::Unbind(key("none")), 1).unwrap_err();
+    let belief = refusal.belief.map(|belief| (belief.path, belief.seen));
+    assert_eq!(belief, Some((RecordKey::Port(key("none")).path(), None)));
+}
+
+#[test]
+fn rate_and_guard_change_live_and_outlive_a_repeated_create() {
+    let mut world = World::with_network();
+    let slow = RateLimit { in_kbit: 1_000, out_kbit: 0 };
+    let asked = CreatePort { rate: slow, guard: Some(Guard::Off), bind: Some(place(1)), ..create("a") };
+    let first = world.run(&Request::Create(asked.clone()), 1).unwrap().unwrap();
+    assert_eq!((first.port.rate, first.port.guard), (slow, Some(Guard::Off)));
+    let fast = RateLimit { in_kbit: 9_000, out_kbit: 1 };
+    let update = |rate, guard| Request::Update { key: key("a"), rate, guard };
+    let changed = world.run(&update(Some(fast), None), 2).unwrap().unwrap();
+    assert_eq!((changed.port.rate, changed.port.guard), (fast, Some(Guard::Off)));
+    assert_eq!(changed.binding, first.binding, "it lives where it lived");
+    let same = world.run(&update(Some(fast), None), 3).unwrap().unwrap();
+    assert_eq!(same.revision, changed.revision, "nothing to write");
+    let reset = world.run(&update(None, Some(None)), 4).unwrap().unwrap();
+    assert_eq!((reset.port.rate, reset.port.guard), (fast, None));
+    let again = world.run(&Request::Create(asked), 5).unwrap().unwrap();
+    assert_eq!((again.port.rate, again.created), (fast, false), "a repeated create takes nothing back");
+    let none = Request::Update { key: key("nobody"), rate: None, guard: None };
+    assert!(matches!(world.run(&none, 6), Err(PortError::NoPort(_))));
+}
+
+#[test]
+fn a_planned_move_goes_above_what_other_places_say() {
+    let mut world = World::with_network();
+    let created = world.create("a").unwrap();
+    let seen = |vteps: &[(&str, u32)]| {
+        let sequences: BTreeMap<IpAddr, u32> =
+            vteps.iter().map(|(vtep, sequence)| (vtep.parse().unwrap(), *sequence)).collect();
+        let vtep = *sequences.keys().next().unwrap();
+        Arc::new(ImportedMac { vtep, addresses: Vec::new(), sequences })
+    };
+    let place_of = (key("a").network, created.port.mac);
+    let moved = |world: &mut World, vteps: &[(&str, u32)], node| {
+        world.heard.macs.insert(place_of.clone(), seen(vteps));
+        world.run(&Request::Unbind(key("a")), 1).unwrap();
+        let bound = world.run(&Request::Bind(key("a"), place(node), None), 1).unwrap().unwrap();
+        crate::derive::evpn::sequence(bound.binding.unwrap().generation)
+    };
+    assert_eq!(moved(&mut world, &[("192.0.2.1", 5)], 1), 0, "it is said where it is bound: nothing moves");
+    assert_eq!(moved(&mut world, &[("192.0.2.1", 5), ("192.0.2.77", 3)], 1), 4);
+    assert_eq!(moved(&mut world, &[("192.0.2.1", 9)], 2), 10);
+    assert_eq!(moved(&mut world, &[("192.0.2.1", u32::MAX)], 2), u32::MAX, "no wrap");
+}
