@@ -100,14 +100,20 @@ async fn end_quarantines(state: State, ports: Ports, election: Election) {
     loop {
         let over = quarantines.over(&state.snapshot(), begun.elapsed(), ROUND);
         if election.is_leading() && !over.is_empty() {
-            tracing::info!(ports = over.len(), "quarantines are over");
+            let mut ended = 0;
             for (key, answer) in over.iter().zip(ports.end_quarantine(&over, "its quarantine is over").await)
             {
                 match answer {
-                    // Taken back: that is what the compare is for.
-                    Ok(_) | Err(PortError::Precondition { .. }) => {}
+                    Ok(_) => ended += 1,
+                    // Taken back: that is what the compare is for. Or the node that had it has not said that it is down.
+                    Err(error @ (PortError::Precondition { .. } | PortError::Unconfirmed { .. })) => {
+                        tracing::debug!(port = %key, %error, "quarantine goes on");
+                    }
                     Err(error) => tracing::warn!(port = %key, %error, "quarantine could not be ended"),
                 }
+            }
+            if ended > 0 {
+                tracing::info!(ports = ended, "quarantines are over");
             }
         }
         tokio::time::sleep(PERIOD).await;

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use causeway_proto::{Mac, Name, PortKey, Revision};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::derive::imports::Imports;
@@ -179,6 +180,8 @@ struct Job {
     by: Arc<By>,
     /// When it came, in Unix milliseconds.
     asked: f64,
+    /// The same by the steady clock.
+    since: Instant,
     tries: u32,
     answer: oneshot::Sender<Answer>,
 }
@@ -331,7 +334,14 @@ impl Ports {
             // A failed send drops the answer's sender, which is told below.
             let _ = self
                 .jobs
-                .send(Job { request, by: Arc::clone(&self.by), asked: steps::now(), tries: 0, answer })
+                .send(Job {
+                    request,
+                    by: Arc::clone(&self.by),
+                    asked: steps::now(),
+                    since: Instant::now(),
+                    tries: 0,
+                    answer,
+                })
                 .await;
             waiting.push(receiver);
         }

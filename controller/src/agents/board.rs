@@ -64,6 +64,8 @@ struct Pending {
     generation: u64,
     stage: Stage,
     bound_at: Revision,
+    /// Revision of the state that was sent.
+    told: Revision,
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +85,11 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Local {
     told: Revision,
+    /// Up to here there was something to tell: an agent that has done that has done everything it was told.
+    sent: Revision,
     pending: BTreeMap<PortKey, Pending>,
+    /// What the agent has said to be programmed, in this session.
+    said: BTreeMap<PortKey, (u64, Stage)>,
 }
 
 /// A port as it was sent to a node.
@@ -94,6 +100,17 @@ pub(super) struct PortTold {
     pub(super) stage: Stage,
     /// Revision of the change that made it so.
     pub(super) at: Revision,
+}
+
+/// How much an agent was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// All that its node shall be.
+    All,
+    /// What changed.
+    Some,
+    /// Nothing: nothing changed for it.
+    Nothing,
 }
 
 /// All nodes.
@@ -175,7 +192,7 @@ impl Board {
         entry.silent_ms = None;
         entry.version = version;
         // Until the agent has said something of its own, what is known of it holds.
-        entry.local = Some(Local { told: entry.applied, pending: BTreeMap::new() });
+        entry.local = Some(Local { told: entry.applied, ..Local::default() });
         self.dirty.insert(node.clone());
         Vec::new()
     }
@@ -191,32 +208,38 @@ impl Board {
         pending.into_keys().collect()
     }
 
-    /// The agent was sent ports up to a revision: what is new or different is open until it answers. `all`: these are
-    /// all its ports.
+    /// The agent was told everything up to a revision: what is new or different is open until it answers. `sent`: there
+    /// was something to tell, or nothing; all its ports, or some.
     pub(super) fn told(
         &mut self,
         node: &Name,
         revision: Revision,
-        all: bool,
+        sent: Sent,
         set: impl Iterator<Item = PortTold>,
         gone: &BTreeSet<PortKey>,
     ) -> Vec<PortKey> {
         let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
         let Some(local) = &mut entry.local else { return Vec::new() };
+        let (all, something) = (sent == Sent::All, sent != Sent::Nothing);
         let known = local.told;
         let mut changed = Vec::new();
         let mut kept = BTreeSet::new();
+        if something {
+            local.sent = revision;
+        }
         for PortTold { port: key, generation, stage, at: bound_at } in set {
             kept.insert(key.clone());
             let failed = entry.failed.get(&key).is_some_and(|(of, _)| *of == generation);
             // A whole state names ports that are long since programmed.
             if !all || (bound_at > known && !failed) {
-                local.pending.insert(key.clone(), Pending { generation, stage, bound_at });
+                let pending = Pending { generation, stage, bound_at, told: revision };
+                local.pending.insert(key.clone(), pending);
                 changed.push(key);
             }
         }
         let is_gone = |key: &PortKey| if all { !kept.contains(key) } else { gone.contains(key) };
         local.pending.retain(|key, _| !is_gone(key));
+        local.said.retain(|key, _| !is_gone(key));
         entry.failed.retain(|key, _| !is_gone(key));
         local.told = local.told.max(revision);
         self.dirty.insert(node.clone());
@@ -236,9 +259,15 @@ impl Board {
         let mut changed = Vec::new();
         for PortSaid { port, generation, stage, result } in ports {
             match result {
-                Ok(()) => entry.failed.remove(&port),
-                Err(problem) => entry.failed.insert(port.clone(), (generation, problem)),
-            };
+                Ok(()) => {
+                    entry.failed.remove(&port);
+                    local.said.insert(port.clone(), (generation, stage));
+                }
+                Err(problem) => {
+                    entry.failed.insert(port.clone(), (generation, problem));
+                    local.said.remove(&port);
+                }
+            }
             // An answer for an older binding, or for another stage, does not close the newer one.
             let closes =
                 |p: &Pending| p.generation < generation || (p.generation == generation && p.stage == stage);
@@ -247,6 +276,14 @@ impl Board {
             }
             changed.push(port);
         }
+        // It names only what is different from what it said last. A rate is nothing that it says; and what came and went
+        // again before it could say so it never names.
+        let said = &local.said;
+        let as_it_was = |port: &PortKey, open: &Pending| {
+            open.told <= revision && said.get(port) == Some(&(open.generation, open.stage))
+        };
+        let closed = local.pending.extract_if(.., |port, open| as_it_was(port, open));
+        changed.extend(closed.map(|(port, _)| port));
         entry.applied = revision.min(local.told);
         entry.problems = problems;
         self.dirty.insert(node.clone());
@@ -324,9 +361,14 @@ impl Entry {
     /// The revision up to which everything is answered.
     fn applied_for_others(&self) -> Revision {
         let open = self.local.iter().flat_map(|local| local.pending.values().map(|p| p.bound_at)).min();
+        let applied = match &self.local {
+            // What happened since does not concern it.
+            Some(local) if self.applied >= local.sent => self.applied.max(local.told),
+            _ => self.applied,
+        };
         match open {
-            Some(open) => self.applied.min(Revision(open.0.saturating_sub(1))),
-            None => self.applied,
+            Some(open) => applied.min(Revision(open.0.saturating_sub(1))),
+            None => applied,
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tonic::{Status, Streaming};
 
-use super::board::PortTold;
+use super::board::{PortTold, Sent};
 use super::claim::Claimed;
 use super::levels::Levels;
 use super::probe::{ORDERS, Order};
@@ -250,10 +250,13 @@ impl Session {
     async fn next_message(&mut self) -> Result<Option<v1::ControllerMessage>, Refusal> {
         self.behind = false;
         let new = self.latest.clone();
+        let mut ours = false;
         let next = match &self.told {
             None => Next::Full,
             Some(old) => {
                 let changed = Changed::between(&old.snapshot, &new.snapshot);
+                let bindings = changed.ports.iter().filter_map(|key| new.snapshot.bindings.get(key));
+                ours = bindings.into_iter().any(|binding| binding.value.node == self.node);
                 node::next(old, &new, &changed, &self.node)
             }
         };
@@ -271,13 +274,17 @@ impl Session {
                 Some(self.full_state(&new).await?)
             }
             Next::Delta(delta) if delta.is_empty() => {
-                self.note_told(&new.snapshot, false, &NodeState::default(), &Default::default());
+                self.note_told(&new.snapshot, Sent::Nothing, &NodeState::default(), &Default::default());
+                // A port came and went before the agent was told of it: others wait for the word that it is not there.
+                if ours {
+                    self.agents.shared.dirty.notify_one();
+                }
                 None
             }
             Next::Delta(delta) => {
                 self.agents.shared.metrics.agent_deltas.inc();
                 self.levels.set_due();
-                self.note_told(&new.snapshot, false, &delta.set, &delta.deleted_ports);
+                self.note_told(&new.snapshot, Sent::Some, &delta.set, &delta.deleted_ports);
                 Some(message::delta(&delta, revision))
             }
         };
@@ -299,14 +306,14 @@ impl Session {
             return Err(Refusal::not_found(format!("node {} was deleted", self.node), ""));
         };
         self.agents.shared.metrics.agent_snapshots.inc();
-        self.note_told(&view.snapshot, true, &state, &Default::default());
+        self.note_told(&view.snapshot, Sent::All, &state, &Default::default());
         Ok(message)
     }
 
     fn note_told(
         &self,
         snapshot: &Arc<Snapshot>,
-        all: bool,
+        sent: Sent,
         set: &NodeState,
         gone: &std::collections::BTreeSet<causeway_proto::PortKey>,
     ) {
@@ -314,7 +321,7 @@ impl Session {
             let at = derive::seat(snapshot, &self.node, key)?.revision;
             Some(PortTold { port: key.clone(), generation: port.generation, stage: port.stage, at })
         });
-        self.agents.change_board(|board| board.told(&self.node, snapshot.revision, all, told, gone));
+        self.agents.change_board(|board| board.told(&self.node, snapshot.revision, sent, told, gone));
     }
 
     fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Refusal> {

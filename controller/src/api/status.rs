@@ -132,7 +132,7 @@ impl From<PortError> for Refusal {
                 let refusal = Refusal::new(Code::FailedPrecondition, message);
                 if owner.is_empty() { refusal } else { refusal.conflict(subject, owner) }
             }
-            PortError::Aborted { .. } => Refusal::aborted(message),
+            PortError::Aborted { .. } | PortError::Unconfirmed { .. } => Refusal::aborted(message),
             PortError::Store(error) => Refusal::from(error),
             PortError::Stopping => Refusal::unavailable(message),
             PortError::Internal(_) => Refusal::internal(&message),

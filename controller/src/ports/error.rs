@@ -58,6 +58,14 @@ pub enum PortError {
         /// What to do about it.
         hint: String,
     },
+    /// A node that had the port, and is there, has not yet said that the port is down.
+    #[error("port {subject} is on its way off node {node}, which has not yet said that it is down")]
+    Unconfirmed {
+        /// Which port.
+        subject: PortKey,
+        /// The node.
+        node: Name,
+    },
     /// Others were faster again and again.
     #[error("{subject}: lost {tries} races with other requests")]
     Aborted {
@@ -81,7 +89,7 @@ impl PortError {
     /// True if the same request may succeed later without a change.
     pub fn retryable(&self) -> bool {
         match self {
-            PortError::Aborted { .. } | PortError::Stopping => true,
+            PortError::Aborted { .. } | PortError::Unconfirmed { .. } | PortError::Stopping => true,
             PortError::Store(error) => matches!(error, StoreError::Unavailable { .. }),
             _ => false,
         }
@@ -101,6 +109,11 @@ impl PortError {
             PortError::Exhausted { network, .. } => {
                 format!(
                     "add a subnet to {network}, or give back released ports: causeway port release --forget PORT"
+                )
+            }
+            PortError::Unconfirmed { node, .. } => {
+                format!(
+                    "repeat the request; if the node hangs, keep it out: causeway node fence {node} --reason …"
                 )
             }
             PortError::Aborted { .. } | PortError::Stopping => "repeat the request".to_owned(),

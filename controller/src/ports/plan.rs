@@ -147,7 +147,7 @@ pub fn plan(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<
 fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Plan, Refusal> {
     match request {
         Request::Create(create) => create::plan(view, create, context),
-        Request::Free { key, quarantined, cause } => end::free(view, key, *quarantined, cause),
+        Request::Free { key, quarantined, cause } => end::free(view, key, *quarantined, cause, context),
         Request::Bind(key, place, force) => place::bind(view, key, place, force.as_deref(), context),
         Request::Move(key, order) => transfer::start(view, key, order, context),
         Request::Step(step) => transfer::advance(view, step, context),
@@ -157,8 +157,10 @@ fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Pl
         Request::Update { key, rate, guard } => place::update(view, key, *rate, *guard),
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => end::release(view, key, context.now_ms),
-        Request::Release { key, forget: true } => end::forget(view, key, context.now_ms, "forgotten"),
-        Request::Expire { key, now_ms } => end::expire(view, key, *now_ms),
+        Request::Release { key, forget: true } => {
+            end::forget(view, key, context.now_ms, "forgotten", context)
+        }
+        Request::Expire { key, now_ms } => end::expire(view, key, *now_ms, context),
     }
 }
 
@@ -172,6 +174,11 @@ pub fn preview(
     let overlay = super::overlay::Overlay::default();
     let view = View { snapshot, overlay: &overlay };
     transfer::begin(&view, key, order, context, &mut Planned::new(key)).map_err(|refusal| refusal.error)
+}
+
+/// Why a quarantined port's addresses cannot be given on yet, whatever the time: the node that had it may have it still.
+pub fn held_by_node(view: &View<'_>, key: &PortKey, context: Context<'_>) -> Option<PortError> {
+    end::answered_for(view, key, context)
 }
 
 /// When a released port's addresses go back to the pool, in Unix milliseconds; `None`: never, or it is not released.

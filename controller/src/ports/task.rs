@@ -33,6 +33,10 @@ const FLIGHTS: usize = 4;
 const TRIES: u32 = 5;
 /// Longest wait for the snapshot to show what a request lost to.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// Between two looks whether a node has said that a port is down.
+const DOWN_LOOK: Duration = Duration::from_millis(10);
+/// Longest wait for that word of a node that is there.
+const DOWN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long after a lost race addresses are sought at places of our own.
 const CONTENDED: Duration = Duration::from_secs(2);
 
@@ -197,6 +201,15 @@ impl Task {
             self.parked.entry(owner).or_default().push(job);
             return;
         }
+        if let PortError::Unconfirmed { .. } = refusal.error
+            && job.since.elapsed() < DOWN_PATIENCE
+        {
+            self.work.spawn(async move {
+                tokio::time::sleep(DOWN_LOOK).await;
+                Done::Again(vec![job])
+            });
+            return;
+        }
         let newest = self.overlay.newest_committed().filter(|at| *at > snapshot.revision);
         let waits = matches!(refusal.error, PortError::Exhausted { .. } | PortError::Taken { .. });
         match (refusal.belief, newest) {
@@ -228,7 +241,13 @@ impl Task {
     /// The port that has been quarantined for longest with an address that may be chosen from these pools.
     fn oldest(&self, error: &PortError, snapshot: &Snapshot) -> Option<PortKey> {
         let PortError::Exhausted { network, subnets, .. } = error else { return None };
+        let view = View { snapshot, overlay: &self.overlay };
+        let heard = Imports::default();
+        let context = Context { now_ms: now_ms(), seed: None, heard: &heard, hearing: &*self.hearing };
         let of_use = |key: &PortKey| {
+            if plan::held_by_node(&view, key, context).is_some() {
+                return None;
+            }
             let port = snapshot.ports.get(key)?;
             let mut pools =
                 subnets.iter().filter_map(|prefix| snapshot.taken.get(&(network.vrf.clone(), *prefix)));
@@ -264,7 +283,8 @@ impl Task {
         let (answer, done) = oneshot::channel();
         let request = Request::Free { key: key.clone(), quarantined: true, cause };
         self.displacing.insert(key.clone());
-        self.backlog.push_front(Job { request, by: Arc::clone(&job.by), asked: job.asked, tries: 0, answer });
+        let (by, since) = (Arc::clone(&job.by), Instant::now());
+        self.backlog.push_front(Job { request, by, asked: job.asked, since, tries: 0, answer });
         self.work.spawn(async move { Done::Displaced(key, Box::new(job), done.await.ok()) });
     }
 

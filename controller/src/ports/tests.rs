@@ -24,6 +24,8 @@ struct World {
     snapshot: Snapshot,
     overlay: Overlay,
     heard: Imports,
+    /// What is heard of every node.
+    hearing: Hearing,
 }
 
 impl World {
@@ -66,11 +68,9 @@ impl World {
 
     fn plan(&self, request: &Request, now_ms: i64) -> Result<Plan, Refusal> {
         let view = View { snapshot: &self.snapshot, overlay: &self.overlay };
-        plan(
-            &view,
-            request,
-            Context { now_ms, seed: None, heard: &self.heard, hearing: &|_| Hearing::default() },
-        )
+        let hearing = self.hearing;
+        let hearing = move |_: &causeway_proto::Name| hearing;
+        plan(&view, request, Context { now_ms, seed: None, heard: &self.heard, hearing: &hearing })
     }
 
     /// Plans and commits. Every compare must hold: nobody else is here.

@@ -11,6 +11,7 @@ fn progress(board: &Board, world: &World, port: &str) -> PortProgress {
 }
 
 fn told(board: &mut Board, world: &World, all: bool, ports: &[&str]) {
+    let sent = if all { Sent::All } else { Sent::Some };
     let records: Vec<_> =
         ports.iter().map(|port| world.snapshot.bindings.get(&port_key(port)).unwrap().clone()).collect();
     let set = records.iter().map(|record| PortTold {
@@ -19,7 +20,7 @@ fn told(board: &mut Board, world: &World, all: bool, ports: &[&str]) {
         stage: Stage::Active,
         at: record.revision,
     });
-    board.told(&name("h1"), world.snapshot.revision, all, set, &BTreeSet::new());
+    board.told(&name("h1"), world.snapshot.revision, sent, set, &BTreeSet::new());
 }
 
 fn said(
@@ -140,7 +141,7 @@ fn an_answer_for_another_stage_does_not_count() {
             stage,
             at: Revision(at),
         };
-        board.told(&node, Revision(at), false, std::iter::once(told), &BTreeSet::new());
+        board.told(&node, Revision(at), Sent::Some, std::iter::once(told), &BTreeSet::new());
     };
     let say = |board: &mut Board, stage, at| {
         let said =
@@ -156,4 +157,85 @@ fn an_answer_for_another_stage_does_not_count() {
     assert_eq!(progress(&board), PortProgress::Waiting);
     say(&mut board, Stage::Active, at + 1);
     assert_eq!(progress(&board), PortProgress::Programmed);
+}
+
+/// An agent names only ports of which something changed that it says: a rate, for example, is none of that.
+#[test]
+fn a_port_that_changes_otherwise_is_answered_for_by_the_revision() {
+    let (mut board, mut world) = begun();
+    told(&mut board, &world, true, &["web/a"]);
+    said(&mut board, &world, "web/a", 1, Ok(()));
+    let silent = |board: &mut Board, at: Revision| board.said(&name("h1"), at, Vec::new(), Vec::new());
+    let before = world.snapshot.revision;
+    world.port("web/c", &["10.8.0.7"]);
+    told(&mut board, &world, false, &["web/a"]);
+    assert!(silent(&mut board, before).is_empty());
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting, "it speaks of what was before");
+    assert_eq!(silent(&mut board, world.snapshot.revision), [port_key("web/a")]);
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Programmed);
+    // A new binding has to be named, whatever changes after it.
+    world.unbind("web/a");
+    world.bind("web/a", "h1");
+    told(&mut board, &world, false, &["web/a"]);
+    told(&mut board, &world, false, &["web/a"]);
+    silent(&mut board, world.snapshot.revision);
+    assert_eq!(progress(&board, &world, "web/a"), PortProgress::Waiting);
+}
+
+/// A source that is told to stop and, before it heard that, to go on: all that it says is that it has done so far.
+#[test]
+fn what_came_and_went_unheard_is_answered_for_by_the_revision() {
+    let (mut board, world) = begun();
+    told(&mut board, &world, true, &["web/a"]);
+    said(&mut board, &world, "web/a", 1, Ok(()));
+    let tell = |board: &mut Board, stage, at| {
+        let told = PortTold { port: port_key("web/a"), generation: 1, stage, at: Revision(at) };
+        board.told(&name("h1"), Revision(at), Sent::Some, std::iter::once(told), &BTreeSet::new());
+    };
+    let at = world.snapshot.revision.0;
+    tell(&mut board, Stage::Held, at + 1);
+    tell(&mut board, Stage::Active, at + 2);
+    let waits = |board: &Board| {
+        board.progress(&name("h1"), &port_key("web/a"), 1, Revision(at + 2)) == PortProgress::Waiting
+    };
+    board.said(&name("h1"), Revision(at + 1), Vec::new(), Vec::new());
+    assert!(waits(&board));
+    board.said(&name("h1"), Revision(at + 2), Vec::new(), Vec::new());
+    assert!(!waits(&board));
+    // Held is not Active: without a word it is not done.
+    tell(&mut board, Stage::Held, at + 3);
+    board.said(&name("h1"), Revision(at + 3), Vec::new(), Vec::new());
+    let held = board.progress(&name("h1"), &port_key("web/a"), 1, Revision(at + 3));
+    assert_eq!(held, PortProgress::Waiting);
+}
+
+/// What happens elsewhere is no reason to wait for an agent that has done all that it was told.
+#[test]
+fn an_agent_that_has_nothing_to_do_has_done_everything() {
+    let (mut board, mut world) = begun();
+    let applied = |board: &Board| board.hearing(&name("h1")).applied;
+    told(&mut board, &world, true, &["web/a"]);
+    let first = world.snapshot.revision;
+    assert!(applied(&board) < first);
+    said(&mut board, &world, "web/a", 1, Ok(()));
+    assert_eq!(applied(&board), first);
+    world.port("web/c", &["10.8.0.7"]);
+    let none = std::iter::empty();
+    board.told(&name("h1"), world.snapshot.revision, Sent::Nothing, none, &BTreeSet::new());
+    assert_eq!(applied(&board), world.snapshot.revision);
+    // A port that goes is something to do.
+    let (done, gone) = (world.snapshot.revision, BTreeSet::from([port_key("web/a")]));
+    world.unbind("web/a");
+    board.told(&name("h1"), world.snapshot.revision, Sent::Some, std::iter::empty(), &gone);
+    assert!(applied(&board) <= done);
+    board.told(
+        &name("h1"),
+        Revision(world.snapshot.revision.0 + 5),
+        Sent::Nothing,
+        std::iter::empty(),
+        &gone,
+    );
+    assert!(applied(&board) <= done, "it has not answered");
+    board.said(&name("h1"), world.snapshot.revision, Vec::new(), Vec::new());
+    assert_eq!(applied(&board), Revision(world.snapshot.revision.0 + 5));
 }

@@ -1,11 +1,11 @@
 //! The end of a port: released, quarantined, gone. A quarantined port keeps its record and with it every claim, so that what
 //! makes addresses unique makes quarantine hold too, and whoever comes back finds what it had.
 
-use causeway_proto::PortKey;
+use causeway_proto::{PortKey, Revision};
 
 use super::create::{port_as_seen, unchanged};
-use super::place::existing;
-use super::{Plan, Planned, Refusal, as_seen, claim_path, expires_ms};
+use super::place::{existing, unconfirmed};
+use super::{Context, Plan, Planned, Refusal, as_seen, claim_path, expires_ms};
 use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Network, Port};
 use crate::ports::PortError;
@@ -42,7 +42,12 @@ pub(super) fn release(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Pla
 }
 
 /// Gives up the addresses of a released port whose time is over.
-pub(super) fn expire(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan, Refusal> {
+pub(super) fn expire(
+    view: &View<'_>,
+    key: &PortKey,
+    now_ms: i64,
+    context: Context<'_>,
+) -> Result<Plan, Refusal> {
     let (port, at) = existing(view, key)?;
     let sticky = view.snapshot.networks.get(&key.network).map_or(0, |network| network.value.sticky_seconds);
     if expires_ms(port, sticky).is_none_or(|end| end > now_ms) {
@@ -54,18 +59,34 @@ pub(super) fn expire(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Plan
         };
         return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
     }
-    forget(view, key, now_ms, "its reservation is over")
+    forget(view, key, now_ms, "its reservation is over", context)
 }
 
-/// Gives up the addresses: they are quarantined, or free at once where the network has no quarantine.
-pub(super) fn forget(view: &View<'_>, key: &PortKey, now_ms: i64, cause: &str) -> Result<Plan, Refusal> {
+/// Why somebody may still have a port's addresses although it lives nowhere, or lives there still.
+pub(super) fn answered_for(view: &View<'_>, key: &PortKey, context: Context<'_>) -> Option<PortError> {
+    let (binding, seen) = view.binding(key)?;
+    // What ends only now nobody can have confirmed.
+    let since = if binding.active { Revision(u64::MAX) } else { seen };
+    unconfirmed(view.snapshot, key, binding, since, context)
+}
+
+/// Gives up the addresses: they are quarantined, or free at once where the network has no quarantine and certainly nobody
+/// answers for them any more.
+pub(super) fn forget(
+    view: &View<'_>,
+    key: &PortKey,
+    now_ms: i64,
+    cause: &str,
+    context: Context<'_>,
+) -> Result<Plan, Refusal> {
     let (port, at) = existing(view, key)?;
     if port.quarantined_ms.is_some() {
         return Ok(unchanged(view, key, port, at));
     }
     let network = view.snapshot.networks.get(&key.network);
-    if network.is_none_or(|network| network.value.quarantine_seconds() == 0) {
-        return free(view, key, false, cause);
+    let at_once = network.is_none_or(|network| network.value.quarantine_seconds() == 0);
+    if at_once && answered_for(view, key, context).is_none() {
+        return free(view, key, false, cause, context);
     }
     let mut planned = Planned::new(key);
     cause.clone_into(&mut planned.cause);
@@ -85,8 +106,15 @@ fn leave(view: &View<'_>, planned: &mut Planned, key: &PortKey) -> Result<(), Po
     end_binding(view, planned, key)
 }
 
-/// Removes the record and all its claims. With `quarantined` only if it is quarantined still.
-pub(super) fn free(view: &View<'_>, key: &PortKey, quarantined: bool, cause: &str) -> Result<Plan, Refusal> {
+/// Removes the record and all its claims. With `quarantined` only if it is quarantined still, and its node has said that
+/// it is down: a node that nobody hears from may have it up for longer than any quarantine.
+pub(super) fn free(
+    view: &View<'_>,
+    key: &PortKey,
+    quarantined: bool,
+    cause: &str,
+    context: Context<'_>,
+) -> Result<Plan, Refusal> {
     let (port, at) = existing(view, key)?;
     if quarantined && port.quarantined_ms.is_none() {
         let error = PortError::Precondition {
@@ -96,6 +124,10 @@ pub(super) fn free(view: &View<'_>, key: &PortKey, quarantined: bool, cause: &st
             hint: String::new(),
         };
         return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
+    }
+    if quarantined && let Some(error) = answered_for(view, key, context) {
+        let seen = view.binding(key).map(|(_, seen)| seen);
+        return Err(Refusal::seen(error, &RecordKey::Binding(key.clone()), seen));
     }
     let vrf = &key.network.vrf;
     let mut planned = Planned::new(key);

@@ -122,7 +122,7 @@ pub(super) fn add(
     }
     let mut forced = String::new();
     if let Some((binding, seen)) = old.filter(|(binding, _)| binding.node != place.node)
-        && let Some(error) = unconfirmed(view, key, binding, seen, context)
+        && let Some(error) = unconfirmed(view.snapshot, key, binding, seen, context)
     {
         let Some(by) = force else { return Err(Refusal::seen(error, &record, Some(seen))) };
         forced = format!("by {by} at {} ms, while node {} was silent", context.now_ms, binding.node);
@@ -137,21 +137,23 @@ pub(super) fn add(
     Ok(planned.put_binding(Binding { forced, ..binding })?)
 }
 
-/// Why a port that was unbound may still be answered for where it was: its agent has not said that it is down, nobody
-/// hears from it, and nothing keeps it out.
-fn unconfirmed(
-    view: &View<'_>,
+/// Why a port that was unbound may still be answered for where it was: its agent has not said that it is down, and nothing
+/// keeps it out. That it is connected says nothing: it may be cut off since a moment ago.
+pub(super) fn unconfirmed(
+    snapshot: &Snapshot,
     key: &PortKey,
     binding: &Binding,
     seen: Revision,
     context: Context<'_>,
 ) -> Option<PortError> {
-    let snapshot = view.snapshot;
     let gone = !snapshot.nodes.contains_key(&binding.node) || snapshot.fences.contains_key(&binding.node);
     let hearing = (context.hearing)(&binding.node);
-    let confirmed = hearing.connected || !hearing.known || hearing.applied >= seen;
+    let confirmed = !hearing.known || hearing.applied >= seen;
     if gone || confirmed || binding.kind == WorkloadKind::BareMetal {
         return None;
+    }
+    if hearing.connected {
+        return Some(PortError::Unconfirmed { subject: key.clone(), node: binding.node.clone() });
     }
     Some(silent(key, &binding.node, hearing, context.now_ms))
 }

@@ -106,3 +106,57 @@ fn a_planned_move_goes_above_what_other_places_say() {
     assert_eq!(moved(&mut world, &[("192.0.2.1", 9)], 2), 10);
     assert_eq!(moved(&mut world, &[("192.0.2.1", u32::MAX)], 2), u32::MAX, "no wrap");
 }
+
+/// A node that is connected may have been cut off a moment ago: only its word counts, and only one that came after.
+#[test]
+fn a_port_goes_on_only_when_its_node_has_said_that_it_is_down() {
+    let mut world = World::with_network();
+    let asked = CreatePort { bind: Some(place(1)), ..create("a") };
+    let first = world.run(&Request::Create(asked), 1).unwrap().unwrap();
+    let unbound = world.run(&Request::Unbind(key("a")), 2).unwrap().unwrap().revision;
+    let elsewhere = Request::Bind(key("a"), place(2), None);
+    world.hearing = Hearing { connected: true, known: true, applied: first.revision, silent_ms: None };
+    let error = world.run(&elsewhere, 3).unwrap_err();
+    assert!(matches!(&error, PortError::Unconfirmed { node, .. } if node.as_str() == "n1"), "{error:?}");
+    assert!(error.retryable());
+    world.run(&Request::Bind(key("a"), place(1), None), 4).expect("where it was it may come back");
+    let unbound_again = world.run(&Request::Unbind(key("a")), 5).unwrap().unwrap().revision;
+    world.hearing.applied = unbound;
+    assert!(world.run(&elsewhere, 6).is_err(), "it speaks of the time before");
+    world.hearing.connected = false;
+    let error = world.run(&elsewhere, 7).unwrap_err();
+    assert!(error.hint().contains("causeway node fence n1"), "{error}");
+    world.hearing.applied = unbound_again;
+    world.run(&elsewhere, 8).unwrap();
+}
+
+/// However long a quarantine lasts: the address of a port that may be up still is nobody else's.
+#[test]
+fn an_address_is_free_only_when_its_node_has_said_that_it_is_down() {
+    let over = || Request::Free { key: key("a"), quarantined: true, cause: String::new() };
+    let mut world = World::with_network();
+    // No quarantine at all.
+    world.put(
+        "intent/network/default/web",
+        r#"{"key":"default/web","vni":100,"mtu":1450,"quarantine_seconds":0,"rd_number":1}"#,
+    );
+    world.hearing = Hearing { connected: true, known: true, ..Hearing::default() };
+    let asked = CreatePort { bind: Some(place(1)), ..create("a") };
+    let first = world.run(&Request::Create(asked), 1).unwrap().unwrap();
+    world.hearing.applied = first.revision;
+    let given_up = world.run(&Request::Release { key: key("a"), forget: true }, 2).unwrap().unwrap();
+    assert_eq!(given_up.port.quarantined_ms, Some(2), "it is up still");
+    assert!(matches!(world.run(&over(), 3), Err(PortError::Unconfirmed { .. })));
+    world.hearing.connected = false;
+    let error = world.run(&over(), i64::MAX).unwrap_err();
+    assert!(matches!(error, PortError::Precondition { .. }), "{error:?}");
+    assert_ne!(world.create("b").unwrap().port.addresses, first.port.addresses);
+    // Who says that certainly nobody uses it is believed; else the node's own word counts, or a fence.
+    let mut fenced = World { keys: world.keys.clone(), snapshot: world.snapshot.clone(), ..World::default() };
+    fenced.hearing = world.hearing;
+    fenced.put("intent/fence/n1", r#"{"node":"n1","reason":"it burns","since_ms":1}"#);
+    fenced.run(&over(), 4).unwrap();
+    world.hearing.applied = given_up.revision;
+    world.run(&over(), 4).unwrap();
+    assert_eq!(world.create("c").unwrap().port.addresses, first.port.addresses);
+}
