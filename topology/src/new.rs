@@ -176,7 +176,7 @@ pub fn fabric(shape: &Shape) -> Result<Fabric, ShapeError> {
         files.extend(script.map(|s| (format!("configs/{}/setup.sh", node.name), s)));
     }
     files.insert("resources.yaml".to_owned(), render::records(&lab, &plan));
-    if shape.mode.is_told() && shape.hosts > 0 {
+    if has_ports(shape) {
         files.insert("ports.sh".to_owned(), ports(shape));
     }
     Ok(Fabric { topology: text(shape, &scripts), files })
@@ -215,10 +215,11 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
     writeln!(out, "name: {name}\n\ntopology:\n  defaults:\n    kind: linux\n    labels:")?;
     // VLAN-aware bridges tell networks apart by VLAN.
     let vlan = if shape.mode.is_told() { " vlan=100" } else { "" };
-    // The hosts of the file have addresses of the first /22.
+    // The hosts of the file have addresses of the first /22. Where they become ports, they take them as ports do.
+    let exclude = if shape.mode.is_told() { "" } else { " exclude=10.100.0.0-10.100.3.255" };
     writeln!(
         out,
-        "      causeway.network.web: vni=100{vlan} mtu=1500 subnet=10.100.0.0/16,fd00:100::/64 exclude=10.100.0.0-10.100.3.255\n"
+        "      causeway.network.web: vni=100{vlan} mtu=1500 subnet=10.100.0.0/16,fd00:100::/64{exclude}\n"
     )?;
     writeln!(out, "  groups:\n    switches:\n      image: ${{FRR_IMAGE:=causeway/frr:8.4}}")?;
     if !scripts.is_empty() {
@@ -279,10 +280,11 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
         let sysctls = "sysctls: {net.ipv4.ip_forward: 1}".to_owned();
         node(&name, &["image: causeway/server:latest".into(), label("other"), sysctls], &[])?;
     }
-    let binds = [
+    let mut binds = vec![
         "configs/ctl/controller.yaml:/etc/causeway/controller.yaml:ro",
         "resources.yaml:/etc/causeway/resources.yaml:ro",
     ];
+    binds.extend(has_ports(shape).then_some("ports.sh:/etc/causeway/ports.sh:ro"));
     node("ctl", &["image: causeway/controller:latest".to_owned(), label("controller")], &binds)?;
     writeln!(out, "\n  links:")?;
     let mut servers = 0;
@@ -303,6 +305,11 @@ fn write_text(out: &mut String, shape: &Shape, scripts: &BTreeMap<String, bool>)
         }
     }
     Ok(())
+}
+
+/// Whether there are servers that the controller has to be told of.
+fn has_ports(shape: &Shape) -> bool {
+    shape.mode.is_told() && shape.hosts > 0
 }
 
 /// Addresses of the server with this index, by which its leaf knows it too.
@@ -332,7 +339,7 @@ fn agent(shape: &Shape, name: &str) -> String {
 
 /// Commands that tell the controller of every server.
 fn ports(shape: &Shape) -> String {
-    let mut out = "# Tells the controller what hangs on which port of a leaf: after `causeway apply -f resources.yaml`.\nset -e\n".to_owned();
+    let mut out = "# Tells the controller what hangs on which port of a leaf: after `causeway apply -f resources.yaml`, and before other\n# ports get addresses of these servers.\nset -e\n".to_owned();
     for (n, (leaf, server, _)) in links(shape).iter().filter(|(_, _, access)| *access).enumerate() {
         let (leaf, interface) = leaf.split_once(':').unwrap_or((leaf, ""));
         let name = server.split(':').next().unwrap_or_default();

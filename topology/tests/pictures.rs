@@ -295,6 +295,9 @@ fn leaves_without_evpn_are_rendered_and_their_servers_named() {
         let setup = made.files.get("configs/leaf1/setup.sh").map_or("", String::as_str);
         assert_eq!(setup.contains("type vxlan"), mode == HostMode::TorStatic, "{setup}");
         let ports = &made.files["ports.sh"];
+        // The servers' addresses are to be had, by their ports.
+        assert!(!records.contains("exclusions"), "{records}");
+        assert!(made.topology.contains("ports.sh:/etc/causeway/ports.sh:ro"), "{}", made.topology);
         let loaded = parse(&made.topology, Path::new("/labs/x.clab.yml"), &LoadOptions::default()).unwrap();
         let plan = causeway_topology::plan(&loaded.lab).unwrap();
         for host in ["host1", "host2", "host3"] {

@@ -15,7 +15,7 @@ pub(super) fn text(lab: &Lab, plan: &Plan) -> String {
     records.extend(plan.vrfs.values().map(vrf));
     for network in plan.networks.values() {
         records.push(self::network(network));
-        records.extend(network.subnets.iter().map(|prefix| subnet(lab, network, *prefix)));
+        records.extend(network.subnets.iter().map(|prefix| subnet(lab, plan, network, *prefix)));
     }
     let nodes = lab.nodes_in_order().into_iter();
     records.extend(nodes.filter_map(|n| node(plan, n, plan.nodes.get(&n.name)?)));
@@ -87,8 +87,18 @@ fn network(network: &Network) -> String {
         .0
 }
 
-/// Addresses that servers have by themselves are kept out of the pool.
-fn subnet(lab: &Lab, network: &Network, prefix: causeway_proto::Prefix) -> String {
+/// A server behind a switch that learns nothing: it becomes a port of ours with the addresses that it has.
+fn is_told(plan: &Plan, server: &Node) -> bool {
+    let leaf = |name: &String| plan.nodes.get(name).and_then(|leaf| leaf.mode);
+    let mut links = plan.nodes.get(&server.name).into_iter().flat_map(|own| &own.interfaces);
+    links.any(|link| {
+        let leaf = link.peer.as_ref().and_then(|(name, _)| leaf(name));
+        matches!(leaf, Some(Mode::TorAgent | Mode::TorStatic))
+    })
+}
+
+/// Addresses that servers have by themselves are kept out of the pool, but for those that ports will ask for.
+fn subnet(lab: &Lab, plan: &Plan, network: &Network, prefix: causeway_proto::Prefix) -> String {
     let gateway =
         network.gateways.iter().find(|g| prefix.contains(g.ip())).map(|g| format!("\"{}\"", g.ip()));
     let inside = |text: &&String| {
@@ -96,7 +106,8 @@ fn subnet(lab: &Lab, network: &Network, prefix: causeway_proto::Prefix) -> Strin
         first.is_some_and(|a| prefix.contains(a))
     };
     let said: Vec<String> = network.exclusions.iter().filter(inside).cloned().collect();
-    let servers = lab.nodes_in_order().into_iter().flat_map(|n| &n.causeway.addresses);
+    let servers = lab.nodes_in_order().into_iter().filter(|n| !is_told(plan, n));
+    let servers = servers.flat_map(|n| &n.causeway.addresses);
     let own_vrf = |a: &&ipnetwork::IpNetwork| prefix.contains(a.ip());
     let taken = servers.filter(own_vrf).map(|a| a.ip().to_string());
     let covered = |a: &String| {
