@@ -11,7 +11,7 @@ mod ways;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use causeway_tests::controller::{Controller, StoreAt};
 use causeway_tests::process::{run as execute, run_within};
 use clap::Args;
@@ -48,6 +48,9 @@ pub(crate) struct Options {
     /// The network namespace in which a dockerd works that `docker` speaks to, and has the image `causeway-bench`.
     #[arg(long)]
     docker: Option<String>,
+    /// Only these attachments, beside bare; default: all that this kernel has.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
 }
 
 /// How fast the cables are.
@@ -244,10 +247,15 @@ fn table(regime: Regime, pairs: &[Pair], figures: &[Figures], docker: Option<Fig
 }
 
 /// All pairs, bare first.
-async fn pairs(controller: &Controller, docker: Option<&str>) -> Result<Vec<Pair>> {
+async fn pairs(controller: &Controller, options: &Options) -> Result<Vec<Pair>> {
+    let known = |name: &String| WAYS.iter().any(|way| way.name == name);
+    if let Some(odd) = options.only.iter().find(|name| !known(name)) {
+        bail!("there is no attachment {odd:?}: there are {}", WAYS.map(|way| way.name).join(", "));
+    }
     controller.apply(vec![ways::switch()]).await?;
     let mut pairs = vec![Pair::bare(0).await?];
-    for (n, way) in (1..).zip(&WAYS) {
+    let wanted = |way: &Way| options.only.is_empty() || options.only.iter().any(|name| name == way.name);
+    for (n, way) in (1..).zip(WAYS.iter().filter(|way| wanted(way))) {
         let missing = way.missing()?;
         if !missing.is_empty() {
             println!("{}: not measured, this kernel has no {}", way.name, missing.join(", "));
@@ -255,7 +263,7 @@ async fn pairs(controller: &Controller, docker: Option<&str>) -> Result<Vec<Pair
         }
         pairs.push(Pair::ours(n, way, controller).await.with_context(|| format!("attachment {}", way.name))?);
     }
-    match docker {
+    match &options.docker {
         Some(docker) => pairs.push(Pair::docker(200, docker).await.context("Docker")?),
         None => println!("Docker's NAT: not measured without --docker; make bench-datapath starts a dockerd"),
     }
@@ -265,7 +273,7 @@ async fn pairs(controller: &Controller, docker: Option<&str>) -> Result<Vec<Pair
 /// Measures all under both regimes.
 pub(crate) async fn run(report: &mut Report, options: &Options) -> Result<()> {
     let controller = Controller::start(&StoreAt::File).await?;
-    let pairs = pairs(&controller, options.docker.as_deref()).await?;
+    let pairs = pairs(&controller, options).await?;
     let mut tables = Vec::new();
     for regime in [Regime::Unlimited, Regime::Line] {
         for pair in &pairs {
