@@ -30,7 +30,7 @@ impl Kernel {
             Step::LinkDel { dev } => self.delete_link(dev),
             Step::BridgeAdd { dev, mac, mtu, aware } => {
                 let made = self.add_link(dev, message::add_bridge(dev, *mac, *mtu, *aware));
-                made.map_err(|e| {
+                made.and_then(|()| self.pin_mtu(dev, *mtu)).map_err(|e| {
                     without(e, "VLAN-aware bridges (CONFIG_BRIDGE_VLAN_FILTERING): use a bridge per network")
                 })
             }
@@ -125,6 +125,15 @@ impl Kernel {
             Err(error) if adds && error.is_existing() => Ok(()),
             result => Ok(result?),
         }
+    }
+
+    /// A bridge takes the lowest MTU of its ports, until somebody has changed its own (BROPT_MTU_SET_BY_USER, which what it
+    /// was made with does not count for, nor a change to what it is).
+    fn pin_mtu(&mut self, bridge: &Dev, mtu: u32) -> Result<(), OpError> {
+        for mtu in [mtu.saturating_sub(1), mtu] {
+            self.change_link(bridge, &crate::op::LinkChange { mtu: Some(mtu), ..Default::default() })?;
+        }
+        Ok(())
     }
 
     fn add_tap(&mut self, dev: &Dev, mtu: u32) -> Result<(), OpError> {

@@ -124,6 +124,25 @@ async fn meet(workloads: &[(u8, &Netns)]) -> Result<()> {
     Ok(())
 }
 
+/// A bridge takes the lowest MTU of its ports: with the uplink's own it must be programmed at the first attempt, or a move
+/// to this host would be undone.
+#[tokio::test]
+async fn a_network_smaller_than_its_uplink_is_programmed_at_once() -> Result<()> {
+    let mut wire = Wire::new()?;
+    let w5 = Netns::new("w5")?;
+    let mut state =
+        host_state(1, vec![v1::NodePort { mtu: 1450, ..attached(5, &w5, v1::Attachment::Bridge) }]);
+    state.networks[0].mtu = 1450;
+    wire.a.set(&state).await?;
+    let statuses = &mut wire.a.plane()?.statuses;
+    let first = tokio::time::timeout(PATIENCE, statuses.recv()).await?.context("no status")?;
+    ensure!(first.ports.iter().all(|p| p.programmed && p.problem.is_empty()), "{first:?}");
+    let mtu = |dev: &str| wire.a.netns.run(&format!("cat /sys/class/net/{dev}/mtu"));
+    ensure!(mtu("cwb100")?.trim() == "1500" && mtu("eth1")?.trim() == "1500");
+    ensure!(mtu(&dev(5, 100)?)?.trim() == "1450");
+    Ok(())
+}
+
 #[tokio::test]
 async fn bridge_and_macvlan_meet_on_and_across_hosts() -> Result<()> {
     use v1::Attachment::{Bridge, Macvlan};
