@@ -235,6 +235,17 @@ impl Lab {
         labs[&self.name].as_array().cloned().with_context(|| format!("lab inspect knows no {}", self.name))
     }
 
+    /// The network namespace of a node, under our own runner.
+    pub async fn network_of(&self, node: &str) -> Result<PathBuf> {
+        let nodes = self.inspect().await?;
+        let end = format!("-{node}");
+        let found = nodes.iter().find(|n| n["name"].as_str().is_some_and(|name| name.ends_with(&end)));
+        let pid =
+            found.and_then(|n| n["container_id"].as_str()).with_context(|| format!("no node {node}"))?;
+        let pid: u32 = pid.parse().with_context(|| format!("{node} is no process but {pid}"))?;
+        Ok(PathBuf::from(format!("/proc/{pid}/ns/net")))
+    }
+
     /// The nodes' interfaces, as `causeway lab inspect interfaces` tells them.
     pub async fn interfaces(&self) -> Result<Vec<Value>> {
         let mut words = self.words("inspect", &["-o", "json"])?;

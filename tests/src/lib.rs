@@ -15,10 +15,12 @@ pub mod frr;
 pub mod gobgp;
 pub mod guest;
 pub mod lab;
+pub mod moving;
 pub mod netns;
 pub mod process;
 pub mod slot;
 pub mod traffic;
+pub mod vm;
 mod wait;
 
 use std::io::Write;

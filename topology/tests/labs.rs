@@ -9,8 +9,16 @@ use causeway_topology::{
 
 type Result<T = ()> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const LABS: [&str; 7] =
-    ["quickstart", "two-controllers", "tor-offload", "mixed-modes", "vrf", "dual-stack", "scale-40"];
+const LABS: [&str; 8] = [
+    "quickstart",
+    "two-controllers",
+    "tor-offload",
+    "mixed-modes",
+    "vrf",
+    "dual-stack",
+    "scale-40",
+    "migrate",
+];
 
 fn folder(lab: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../labs").join(lab)
