@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fabric test-moves bench bench-failover bench-datapath lint fuzz images test-containerlab clean
+.PHONY: help setup build demo test test-fabric test-moves bench bench-failover bench-datapath bench-migrate lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,9 +27,9 @@ test-fabric: build ## labs whose switches do VXLAN, from end to end, each on bot
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test tor_offload --test fabric_labs
 
-test-moves: build ## ports that move between hosts, 25 times and back under pings, and every way in which that is refused (two minutes)
+test-moves: build ## ports that move between hosts and between VMs and containers, 25 times and back under pings, and every way in which that is refused (ten minutes)
 	@scripts/peers.sh
-	cargo test --locked -p causeway-tests --test migrate -- --nocapture --test-threads 1
+	cargo test --locked -p causeway-tests --test migrate --test migrate_vm -- --nocapture --test-threads 1
 
 bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
 	@scripts/peers.sh
@@ -37,6 +37,10 @@ bench-failover: setup ## forty hosts, and what the loss of a controller, an agen
 
 bench-datapath: setup ## throughput and latency of each attachment, beside bare hosts and Docker's NAT
 	@scripts/bench.sh datapath
+
+bench-migrate: setup ## what moves cost, VM to container and back, on both FRRs, beside the same by hand (a quarter of an hour)
+	@scripts/peers.sh
+	@scripts/bench.sh migrate
 
 lint: setup ## format, clippy, documentation, licences
 	@scripts/lint.sh

@@ -90,8 +90,10 @@ mkdir -p "$(dirname "$versions")"
 cache=${CAUSEWAY_CACHE:-/var/cache/causeway}
 if mkdir -p "$cache/guest" 2>/dev/null && [[ -w $cache/guest ]]; then
   scripts/guest.sh
+  if [[ -s $cache/guest/current/vmlinux ]]; then scripts/vm.sh; fi
 elif command -v sudo >/dev/null; then
   sudo --preserve-env=CAUSEWAY_CACHE scripts/guest.sh
+  if [[ -s $cache/guest/current/vmlinux ]]; then sudo --preserve-env=CAUSEWAY_CACHE scripts/vm.sh; fi
 else
   die "cannot write to $cache: run as root, or set CAUSEWAY_CACHE to a directory of yours"
 fi

@@ -122,8 +122,13 @@ impl Pings {
 
     /// Waits until so many more were answered without a gap: what was broken works again.
     pub async fn settle(&self, more: usize) -> Result<()> {
+        self.settle_within(more, SOON).await
+    }
+
+    /// [`Pings::settle`] with its own time limit.
+    pub async fn settle_within(&self, more: usize, limit: Duration) -> Result<()> {
         let from = self.replies()?.len();
-        wait_for(&format!("{more} pings in a row of {}", self.who), SOON, async || {
+        wait_for(&format!("{more} pings in a row of {}", self.who), limit, async || {
             let replies = self.replies()?;
             ensure!(replies.len() >= from + more, "only {} answered since", replies.len() - from);
             let last = &replies[replies.len() - more..];

@@ -9,6 +9,7 @@ mod failover;
 mod fill;
 mod latency;
 mod memory;
+mod migrate;
 mod ports;
 mod pump;
 mod report;
@@ -43,6 +44,14 @@ enum What {
     Failover {
         /// Where the figures go.
         #[arg(long, default_value = "target/bench/failover.json")]
+        out: PathBuf,
+    },
+    /// What moves of a port cost, VM to container and back, beside the same by hand.
+    Migrate {
+        #[command(flatten)]
+        options: migrate::Options,
+        /// Where the figures go.
+        #[arg(long, default_value = "target/bench/migrate.json")]
         out: PathBuf,
     },
     /// Throughput and latency of each attachment, beside bare hosts and Docker's NAT.
@@ -119,6 +128,12 @@ async fn main() -> Result<()> {
             println!("{}", report::machine());
             let mut report = Report::default();
             failover::run(&mut report).await?;
+            report.finish(&out)
+        }
+        What::Migrate { options, out } => {
+            println!("{}", report::machine());
+            let mut report = Report::default();
+            migrate::run(&mut report, options).await?;
             report.finish(&out)
         }
         What::Datapath { options, out } => {
