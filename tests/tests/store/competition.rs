@@ -23,6 +23,7 @@ on_every_store!(
     three_controllers_never_give_anything_twice,
     the_last_addresses_are_given_to_different_ports,
     released_ports_go_when_their_time_is_over,
+    quarantined_addresses_are_given_last_and_once,
 );
 
 async fn a_claim_has_one_winner(rig: Rig) -> Result<()> {
@@ -316,4 +317,43 @@ async fn released_ports_go_when_their_time_is_over(rig: Rig) -> Result<()> {
         stores[0].list("intent/port/").await?.entries.into_iter().map(|e| e.key).collect();
     ensure!(left == ["intent/port/default/web/back", "intent/port/default/web/used"], "{left:?}");
     verify(stores[0].as_ref(), &BTreeMap::from([(back.port.key.clone(), back)])).await
+}
+
+/// Three controllers, a pool of which all is quarantined, and more who ask than there are addresses: each address is given
+/// once, and those who come back for their own get it as long as nobody else has it.
+async fn quarantined_addresses_are_given_last_and_once(rig: Rig) -> Result<()> {
+    let stores = rig.open_many(3).await?;
+    let all = controllers(&stores).await?;
+    declare(&stores[0], &all[0], &["10.9.0.0/28"]).await?;
+    let names = |prefix: &str| -> Result<Vec<CreatePort>> {
+        (0..14).map(|n| Ok(CreatePort::new(format!("web/{prefix}{n}").parse()?))).collect()
+    };
+    let mut was = BTreeMap::new();
+    for answer in all[0].ports.create(names("old-")?).await {
+        let port = answer?.port;
+        all[0].ports.release(port.key.clone(), true).await?;
+        was.insert(port.key.clone(), port.addresses);
+    }
+    let mut tasks = Vec::new();
+    for (n, create) in names("new-")?.into_iter().chain(names("old-")?).enumerate() {
+        let ports = all[n % 3].ports.clone();
+        tasks.push(tokio::spawn(async move {
+            loop {
+                match ports.create(vec![create.clone()]).await.pop().context("no answer")? {
+                    Ok(stored) => return Ok(Some(stored)),
+                    Err(PortError::Exhausted { .. }) => return Ok(None),
+                    Err(error) if error.retryable() => {}
+                    Err(error) => bail!(error),
+                }
+            }
+        }));
+    }
+    let mut told = BTreeMap::new();
+    for task in tasks {
+        if let Some(stored) = task.await?? {
+            told.insert(stored.port.key.clone(), stored);
+        }
+    }
+    ensure!(told.len() == 14, "{} addresses were given", told.len());
+    verify(stores[0].as_ref(), &told).await
 }

@@ -1,11 +1,12 @@
 //! What every store must do, on the file and on two versions of etcd; and what stands on it: the snapshot, ports of
-//! several controllers at once, elections.
+//! several controllers at once, their history, elections.
 
 mod basics;
 mod competition;
 mod etcd_only;
 mod file_only;
 mod follow;
+mod history;
 mod leases;
 mod rig;
 mod watches;

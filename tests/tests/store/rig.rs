@@ -38,6 +38,22 @@ impl Rig {
         })
     }
 
+    /// Two handles on keys that no other case uses.
+    pub(crate) async fn open_case(&self, case: u32) -> Result<[Arc<dyn Store>; 2]> {
+        Ok(match self {
+            Rig::File(directory) => {
+                let store: Arc<dyn Store> =
+                    Arc::new(FileStore::open(directory.path().join(format!("case-{case}"))).await?);
+                [store.clone(), store]
+            }
+            Rig::Etcd(etcd) => {
+                let options =
+                    EtcdOptions { prefix: format!("/case-{case}/"), ..EtcdOptions::new([etcd.endpoint()]) };
+                [Arc::new(EtcdStore::new(options.clone()).await?), Arc::new(EtcdStore::new(options).await?)]
+            }
+        })
+    }
+
     /// So many handles: clones of one where the store can only have one.
     pub(crate) async fn open_many(&self, n: usize) -> Result<Vec<Arc<dyn Store>>> {
         let mut stores = vec![self.open().await?];
