@@ -1,6 +1,6 @@
 //! Gives back what nobody needs: released ports whose time is over. One controller at a time does it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,11 @@ use causeway_proto::PortKey;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Ages, Clock};
 use crate::election::Election;
 use crate::history;
 use crate::ports::plan::expires_ms;
-use crate::ports::{PortError, Ports, now_ms};
+use crate::ports::{PortError, Ports};
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::store::Store;
@@ -23,8 +24,8 @@ const TRIM_PERIOD: Duration = Duration::from_secs(60);
 /// Ports given back in one go.
 const ROUND: usize = 1_000;
 
-/// Released ports whose time is over at `now_ms` (Unix milliseconds), at most `most`.
-pub fn expired(snapshot: &Snapshot, now_ms: i64, most: usize) -> Vec<PortKey> {
+/// Ports that are released for a time: with when that began and how long it lasts, in milliseconds.
+fn reserved(snapshot: &Snapshot) -> impl Iterator<Item = (&PortKey, i64, i64)> {
     let sticky = |network: &crate::snapshot::Record<crate::model::Network>| {
         Some(network.value.sticky_seconds).filter(|seconds| *seconds > 0)
     };
@@ -35,26 +36,62 @@ pub fn expired(snapshot: &Snapshot, now_ms: i64, most: usize) -> Vec<PortKey> {
             .subnets_of(&network.value.key)
             .any(|subnet| snapshot.taken_in(vrf, subnet.value.prefix).1 > 0)
     };
-    let networks = snapshot.networks.values().filter(|network| some(network));
-    let networks = networks.filter_map(|network| Some((network, sticky(network)?)));
-    let over = networks.flat_map(|(network, seconds)| {
-        let ports = snapshot.ports_of(&network.value.key);
-        ports.filter(move |port| expires_ms(&port.value, seconds).is_some_and(|end| end <= now_ms))
-    });
-    over.map(|port| port.value.key.clone()).take(most).collect()
+    let networks = snapshot.networks.values().filter(move |network| some(network));
+    let networks = networks.filter_map(move |network| Some((network, sticky(network)?)));
+    networks.flat_map(move |(network, seconds)| {
+        snapshot.ports_of(&network.value.key).filter_map(move |port| {
+            let (end, since) = (expires_ms(&port.value, seconds)?, port.value.released_ms?);
+            Some((&port.value.key, since, end.saturating_sub(since)))
+        })
+    })
+}
+
+/// Reservations of released ports, timed as [`Quarantines`] are; one that is older than this controller is as old as it
+/// says.
+#[derive(Debug)]
+pub(crate) struct Reservations(Ages<PortKey>);
+
+impl Reservations {
+    pub(crate) fn new() -> Self {
+        Reservations(Ages::new())
+    }
+
+    /// Those that are over, each with the time at which it ends by the clock that dated it; at most `most`. It is `now_ms` by
+    /// the wall clock (Unix milliseconds), and `steady` is any time that only grows.
+    pub(crate) fn over(
+        &mut self,
+        snapshot: &Snapshot,
+        (now_ms, steady): (i64, Duration),
+        most: usize,
+    ) -> Vec<(PortKey, i64)> {
+        let (mut over, mut there) = (Vec::new(), BTreeSet::new());
+        for (key, since, lasts) in reserved(snapshot) {
+            if self.0.age_ms(key, since, now_ms, steady) >= lasts && over.len() < most {
+                over.push((key.clone(), since.saturating_add(lasts)));
+            }
+            there.insert(key);
+        }
+        self.0.keep(|key| there.contains(key));
+        over
+    }
 }
 
 /// Sweeps while this controller leads, until `cancel`.
 ///
-/// Quarantines are followed also while another one leads, so that a change of leader does not begin them anew.
+/// Quarantines and reservations are followed also while another one leads, so that a change of leader does not begin them anew.
 pub async fn run(state: State, ports: Ports, trim: Trim, mut election: Election, cancel: CancellationToken) {
-    let follow = end_quarantines(state.clone(), ports.clone(), election.clone());
+    let (leading, clock) = (election.clone(), trim.clock.clone());
+    let follow = async {
+        tokio::join!(
+            end_quarantines(state.clone(), ports.clone(), leading.clone()),
+            end_reservations(&state, &ports, &clock, &leading)
+        )
+    };
     let work = async {
         while election.lead().await {
             let mut led = election.clone();
             tokio::select! {
                 () = led.lose() => {}
-                () = sweep_forever(&state, &ports) => {}
                 () = trim.run() => {}
             }
         }
@@ -62,7 +99,7 @@ pub async fn run(state: State, ports: Ports, trim: Trim, mut election: Election,
     let both = async {
         tokio::select! {
             () = work => {}
-            () = follow => {}
+            _ = follow => {}
         }
     };
     cancel.run_until_cancelled(both).await;
@@ -120,21 +157,30 @@ async fn end_quarantines(state: State, ports: Ports, election: Election) {
     }
 }
 
-async fn sweep_forever(state: &State, ports: &Ports) {
+async fn end_reservations(state: &State, ports: &Ports, clock: &Clock, election: &Election) {
+    let (begun, mut reservations) = (Instant::now(), Reservations::new());
     loop {
-        sweep(state, ports, now_ms()).await;
+        let now = (clock.now_ms(), begun.elapsed());
+        let over = reservations.over(&state.snapshot(), now, ROUND);
+        if election.is_leading() {
+            expire(ports, &over).await;
+        }
         tokio::time::sleep(PERIOD).await;
     }
 }
 
-/// One sweep. A port that was taken back meanwhile stays: the same transaction compares that it is released still.
+/// One sweep of whoever sees everything for the first time, at `now_ms` (Unix milliseconds).
 pub async fn sweep(state: &State, ports: &Ports, now_ms: i64) {
-    let keys = expired(&state.snapshot(), now_ms, ROUND);
-    if keys.is_empty() {
+    expire(ports, &Reservations::new().over(&state.snapshot(), (now_ms, Duration::ZERO), ROUND)).await;
+}
+
+/// A port that was taken back meanwhile stays: the same transaction compares that it is released still.
+async fn expire(ports: &Ports, over: &[(PortKey, i64)]) {
+    if over.is_empty() {
         return;
     }
-    tracing::info!(ports = keys.len(), "released ports are over");
-    for (key, answer) in keys.iter().zip(ports.expire(&keys, now_ms).await) {
+    tracing::info!(ports = over.len(), "released ports are over");
+    for ((key, _), answer) in over.iter().zip(ports.expire(over).await) {
         match answer {
             Ok(_) => {}
             // Taken back: that is what the compare is for.
@@ -150,14 +196,15 @@ pub struct Trim {
     store: Arc<dyn Store>,
     /// For how long it is kept, in milliseconds; `None`: for ever.
     kept_ms: Option<i64>,
+    clock: Clock,
     /// When this was made, by both clocks.
     begun: (i64, Instant),
 }
 
 impl Trim {
     /// `kept_ms`: for how long history is kept, in milliseconds; `None`: for ever.
-    pub fn new(store: Arc<dyn Store>, kept_ms: Option<i64>) -> Self {
-        Trim { store, kept_ms, begun: (now_ms(), Instant::now()) }
+    pub fn new(store: Arc<dyn Store>, kept_ms: Option<i64>, clock: Clock) -> Self {
+        Trim { store, kept_ms, begun: (clock.now_ms(), Instant::now()), clock }
     }
 
     async fn run(&self) {
@@ -175,7 +222,7 @@ impl Trim {
     /// Unix milliseconds; a clock that was set forward since the start removes nothing early.
     fn steady_ms(&self) -> i64 {
         let passed = i64::try_from(self.begun.1.elapsed().as_millis()).unwrap_or(i64::MAX);
-        now_ms().min(self.begun.0.saturating_add(passed))
+        self.clock.now_ms().min(self.begun.0.saturating_add(passed))
     }
 }
 
@@ -233,5 +280,52 @@ mod tests {
         );
         quarantined(&mut snapshot, "13", 8);
         assert_eq!(quarantines.over(&snapshot, at(1_601), 10).len(), 4);
+    }
+
+    /// The same for what is reserved for a name, whoever released it by whatever clock.
+    #[test]
+    fn a_reservation_lasts_by_the_steady_clock_whatever_wall_clocks_say() {
+        const DAY: i64 = 24 * 3600 * 1000;
+        let at = Duration::from_secs;
+        let mut snapshot = Snapshot::default();
+        put(
+            &mut snapshot,
+            "intent/network/default/web",
+            r#"{"key":"default/web","vni":1,"mtu":1450,"rd_number":1,"sticky_seconds":60}"#,
+        );
+        put(
+            &mut snapshot,
+            "intent/subnet/default/web/10.0.0.0/24",
+            r#"{"network":"default/web","prefix":"10.0.0.0/24"}"#,
+        );
+        let release = |snapshot: &mut Snapshot, name: &str, at_ms: i64| {
+            let json = format!(
+                r#"{{"key":"default/web/{name}","addresses":["10.0.0.{name}"],"mac":"02:00:00:00:00:{name}","created_ms":1,"released_ms":{at_ms}}}"#
+            );
+            put(snapshot, &format!("intent/port/default/web/{name}"), &json);
+        };
+        let now = 100 * DAY;
+        let mut reservations = Reservations::new();
+        // Released long before this controller started: its record is believed.
+        release(&mut snapshot, "10", now - 61_000);
+        release(&mut snapshot, "11", now - 10_000);
+        assert_eq!(reservations.over(&snapshot, (now, at(0)), 9), [("web/10".parse().unwrap(), now - 1_000)]);
+        // Released while it runs, by controllers whose clocks are a day behind, right, and a day ahead.
+        for (name, at_ms) in [("12", now - DAY), ("13", now), ("14", now + DAY)] {
+            release(&mut snapshot, name, at_ms);
+        }
+        let names = |over: Vec<(PortKey, i64)>| -> Vec<String> {
+            over.into_iter().map(|(key, _)| key.name.to_string()).collect()
+        };
+        for jump in [0, DAY, -DAY] {
+            assert_eq!(names(reservations.over(&snapshot, (now + jump, at(0)), 9)), ["10"], "{jump}");
+        }
+        assert_eq!(names(reservations.over(&snapshot, (now - DAY, at(51)), 9)), ["10", "11"]);
+        assert_eq!(
+            names(reservations.over(&snapshot, (now - DAY, at(61)), 9)),
+            ["10", "11", "12", "13", "14"]
+        );
+        let some = names(reservations.over(&snapshot, (now + DAY, at(61)), 2));
+        assert_eq!(some, ["10", "11"], "no more than asked for");
     }
 }

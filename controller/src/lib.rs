@@ -5,6 +5,7 @@ pub mod alloc;
 mod api;
 #[doc(hidden)]
 pub mod bench;
+pub mod clock;
 mod compare;
 pub mod config;
 pub mod derive;

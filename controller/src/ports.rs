@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::derive::imports::Imports;
 use crate::history::By;
 use crate::model::{Attachment, Binding, Guard, MacvlanMode, Port, RateLimit, WorkloadKind};
@@ -203,6 +204,13 @@ impl Ports {
         Ports::start_hearing(store, state, watch::channel(Imports::default()).1, nobody, cancel)
     }
 
+    /// The same by this wall clock.
+    pub fn start_by(store: Arc<dyn Store>, state: State, clock: Clock, cancel: CancellationToken) -> Ports {
+        let nobody: Arc<HearingOf> = Arc::new(|_| Hearing::default());
+        let heard = watch::channel(Imports::default()).1;
+        Ports::start_noting(store, state, heard, nobody, clock, Counter::default(), Steps::default(), cancel)
+    }
+
     /// The same, where the fabric says something: a binding's generation goes above the mobility sequences with which
     /// other places say the MAC.
     pub fn start_hearing(
@@ -212,22 +220,25 @@ impl Ports {
         hearing: Arc<HearingOf>,
         cancel: CancellationToken,
     ) -> Ports {
-        Ports::start_noting(store, state, heard, hearing, Counter::default(), Steps::default(), cancel)
+        let clock = Clock::default();
+        Ports::start_noting(store, state, heard, hearing, clock, Counter::default(), Steps::default(), cancel)
     }
 
     /// The same, counting the quarantines that had to end early because a pool ran dry, and noting when bindings were
     /// asked for and committed.
+    #[expect(clippy::too_many_arguments, reason = "what a task is started with, once")]
     pub(crate) fn start_noting(
         store: Arc<dyn Store>,
         state: State,
         heard: watch::Receiver<Imports>,
         hearing: Arc<HearingOf>,
+        clock: Clock,
         cut_short: Counter,
         steps: Steps,
         cancel: CancellationToken,
     ) -> Ports {
         let (jobs, queue) = mpsc::channel(task::QUEUE);
-        let task = task::Task::new(store, state, heard, hearing, queue, cut_short, steps);
+        let task = task::Task::new(store, state, heard, hearing, clock, queue, cut_short, steps);
         tokio::spawn(cancel.run_until_cancelled_owned(task.run()));
         Ports { jobs, by: Arc::default() }
     }
@@ -317,8 +328,9 @@ impl Ports {
     }
 
     /// Gives back released ports whose time is over; [`PortError::Precondition`] for those that are not.
-    pub async fn expire(&self, ports: &[PortKey], now_ms: i64) -> Vec<Result<Revision, PortError>> {
-        let requests = ports.iter().map(|key| Request::Expire { key: key.clone(), now_ms }).collect();
+    pub async fn expire(&self, ports: &[(PortKey, i64)]) -> Vec<Result<Revision, PortError>> {
+        let expire = |(key, now_ms): &(PortKey, i64)| Request::Expire { key: key.clone(), now_ms: *now_ms };
+        let requests = ports.iter().map(expire).collect();
         let answers = self.run(requests).await;
         answers.into_iter().map(|answer| answer.map(|(_, revision)| revision)).collect()
     }

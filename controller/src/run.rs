@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::agents::Agents;
 use crate::api::App;
 use crate::api::serve::{self, Listener, ServeError};
+use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Etcd, Identity, Listen, StoreConfig};
 use crate::derive::evpn::Context;
 use crate::election::Election;
@@ -120,7 +121,7 @@ impl Controller {
         let identity = config.check()?;
         let begun = Begun::new(&config, &cancel).await?;
         let store = open_store(&config.store).await?;
-        begun.finish(config, identity, store, cancel).await
+        begun.finish(config, identity, store, Clock::default(), cancel).await
     }
 
     /// The same with a store that is open already, for tests.
@@ -129,9 +130,19 @@ impl Controller {
         store: Arc<dyn Store>,
         cancel: CancellationToken,
     ) -> Result<Controller, StartError> {
+        Controller::start_by(config, store, Clock::default(), cancel).await
+    }
+
+    /// The same by a wall clock that may jump.
+    pub async fn start_by(
+        config: Config,
+        store: Arc<dyn Store>,
+        clock: Clock,
+        cancel: CancellationToken,
+    ) -> Result<Controller, StartError> {
         let identity = config.check()?;
         let begun = Begun::new(&config, &cancel).await?;
-        begun.finish(config, identity, store, cancel).await
+        begun.finish(config, identity, store, clock, cancel).await
     }
 
     /// Where the API is served; the real port where 0 was asked.
@@ -217,6 +228,7 @@ impl Begun {
         config: Config,
         identity: Identity,
         store: Arc<dyn Store>,
+        clock: Clock,
         cancel: CancellationToken,
     ) -> Result<Controller, StartError> {
         let Begun { listeners, http, health, metrics, tasks } = self;
@@ -232,7 +244,17 @@ impl Begun {
         tasks.spawn(task.run(cancel.clone()));
         let watcher = Watcher::new(fabric.clone(), state.clone(), metrics.clone());
         tasks.spawn(watcher.run(cancel.clone()));
-        let app = assemble(&config, identity, store, state.clone(), fabric.clone(), metrics, &cancel, &tasks);
+        let app = assemble(
+            &config,
+            identity,
+            store,
+            clock,
+            state.clone(),
+            fabric.clone(),
+            metrics,
+            &cancel,
+            &tasks,
+        );
         let grpc = listeners.iter().filter_map(Listener::address).collect();
         serve_all(&app, &config, listeners).await?;
         health.set(Phase::Serving(state.clone(), fabric));
@@ -265,6 +287,7 @@ fn assemble(
     config: &Config,
     identity: Identity,
     store: Arc<dyn Store>,
+    clock: Clock,
     state: State,
     fabric: Fabric,
     metrics: Metrics,
@@ -300,16 +323,22 @@ fn assemble(
         state.clone(),
         fabric.imports(),
         hearing,
+        clock.clone(),
         metrics.quarantines_cut_short.clone(),
         steps.clone(),
         cancel.clone(),
     );
     let ports = ports.on_behalf(By::controller(&config.name));
-    let mover =
-        Mover { ports: ports.clone(), state: state.clone(), agents: agents.clone(), heard: fabric.imports() };
+    let mover = Mover {
+        ports: ports.clone(),
+        state: state.clone(),
+        agents: agents.clone(),
+        heard: fabric.imports(),
+        clock: clock.clone(),
+    };
     tasks.spawn(mover.clone().run(cancel.clone()));
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
-    let trim = gc::Trim::new(Arc::clone(&store), config.history_ms());
+    let trim = gc::Trim::new(Arc::clone(&store), config.history_ms(), clock);
     tasks.spawn(gc::run(state.clone(), ports.clone(), trim, election, cancel.clone()));
     App {
         intent: Intent::new(Arc::clone(&store), state.clone(), identity.asn),

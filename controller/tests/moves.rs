@@ -237,6 +237,24 @@ async fn a_target_that_dies_behind_the_switch_keeps_the_port_until_it_is_heard_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_dies_in_the_window_or_on_the_way_back_keeps_the_port_until_it_is_heard() -> Result<()>
+{
+    let world = World::new(None).await?;
+    let order = v1::MigratePortRequest { window_seconds: 60, ..to("h2") };
+    world.moves().migrate_port(order).await?;
+    world.phase(&[MovePhase::Hold]).await?;
+    // It dies as soon as it hears that it shall stop, so nobody knows whether it did.
+    world.h2.set(Habit::DieOn(PortStage::Held));
+    world.moves().rollback_port(back()).await?;
+    world.phase_because(MovePhase::Return, "node fence h2").await?;
+    ensure!(world.lab.get("a").await?.state() == v1::PortState::Moving);
+    ensure!(world.plane.answering("a") == ["h2"], "nobody else may, and it does still");
+    world.h2.set(Habit::Obey);
+    world.phase(&[MovePhase::Undone]).await?;
+    world.answers_at("h1").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_does_not_stop_keeps_the_port() -> Result<()> {
     let world = World::new(None).await?;
     world.h1.set(Habit::IgnoreOn(PortStage::Held));

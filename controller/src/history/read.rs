@@ -63,6 +63,8 @@ struct Tenant {
     from_ms: i64,
     to_ms: Option<i64>,
     heads: Vec<i64>,
+    /// When it ended, by the store, whatever clocks say; the greatest: it has not.
+    ended: Revision,
 }
 
 /// Reads the history. Cheap to clone.
@@ -140,10 +142,11 @@ impl History {
     ) -> Result<Option<Holder>, StoreError> {
         let owner = snapshot.by_address.get(&(vrf.clone(), address));
         let now = owner.and_then(|record| live(snapshot, &record.value.key));
-        // What ended earliest after that time had it then, if it had it at all.
+        // What ended after that time had it then, if it had it at all. Where clocks differed by more than a tenancy there may
+        // be two: the later one is believed.
         let former = self.former(vrf, address, at_ms.saturating_add(1)).await?;
-        let mut tenants = former.into_iter().chain(now);
-        let Some(tenant) = tenants.find(|tenant| tenant.from_ms <= at_ms) else { return Ok(None) };
+        let tenants = former.into_iter().chain(now).filter(|tenant| tenant.from_ms <= at_ms);
+        let Some(tenant) = tenants.max_by_key(|tenant| tenant.ended) else { return Ok(None) };
         let (told, _) = self.walk(&tenant, i64::MIN, Some(at_ms), usize::MAX).await?;
         Ok(Some(holder(snapshot, tenant, &told, at_ms)))
     }
@@ -180,7 +183,7 @@ impl History {
         since_ms: i64,
         most: usize,
     ) -> Result<(Vec<Told>, bool), StoreError> {
-        tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.to_ms.unwrap_or(i64::MAX)));
+        tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.ended));
         let (mut all, mut truncated) = (Vec::new(), false);
         for tenant in tenants {
             if all.len() >= most {
@@ -250,13 +253,14 @@ fn live(snapshot: &Snapshot, key: &PortKey) -> Option<Tenant> {
     let moved = snapshot.moves.get(key).map(|record| record.value.changed_ms);
     let others = binding.into_iter().chain(moved).filter(|ms| *ms != 0);
     let heads = [port.changed_ms()].into_iter().chain(others).collect();
-    Some(Tenant { port: key.clone(), from_ms: port.created_ms, to_ms: None, heads })
+    let ended = Revision(u64::MAX);
+    Some(Tenant { port: key.clone(), from_ms: port.created_ms, to_ms: None, heads, ended })
 }
 
 fn gone(port: PortKey, at_ms: i64, entry: &KeyValue) -> Tenant {
     // What cannot be read was always there.
     let from_ms = serde_json::from_slice(&entry.value).unwrap_or_default();
-    Tenant { port, from_ms, to_ms: Some(at_ms), heads: vec![at_ms] }
+    Tenant { port, from_ms, to_ms: Some(at_ms), heads: vec![at_ms], ended: entry.revision }
 }
 
 /// What the events around a time say; `told` has the latest first.

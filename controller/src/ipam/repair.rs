@@ -98,7 +98,7 @@ impl Checker {
                 let keys = std::slice::from_ref(key);
                 self.ports.end_quarantine(keys, "its quarantine was overdue").await
             }
-            Some(Act::Expire(key)) => self.ports.expire(std::slice::from_ref(key), now_ms()).await,
+            Some(Act::Expire(key)) => self.ports.expire(&[(key.clone(), now_ms())]).await,
         };
         match answers.into_iter().next() {
             Some(Ok(_)) => Ok(Outcome::Repaired),

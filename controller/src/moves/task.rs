@@ -11,14 +11,16 @@ use std::time::Duration;
 use causeway_proto::{PortKey, Revision};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Facts, Said, Side, Step, holds, step};
 use crate::agents::{Agents, PortProgress};
+use crate::clock::{Ages, Clock};
 use crate::derive::imports::Imports;
 use crate::history::By;
 use crate::model::{Binding, Move, MovePhase, WorkloadKind};
-use crate::ports::{MoveStep, Owner, PortError, Ports, now_ms};
+use crate::ports::{MoveStep, Owner, PortError, Ports};
 use crate::snapshot::{Record, Snapshot};
 use crate::state::State;
 use measure::Measures;
@@ -39,6 +41,7 @@ pub(crate) struct Mover {
     pub(crate) state: State,
     pub(crate) agents: Agents,
     pub(crate) heard: watch::Receiver<Imports>,
+    pub(crate) clock: Clock,
 }
 
 /// A step that was taken.
@@ -57,6 +60,7 @@ impl Mover {
         let mut news = self.agents.news();
         let (mut measures, mut watchers) = (Measures::default(), Watchers::default());
         let mut under_way: JoinSet<Taken> = JoinSet::new();
+        let (begun, mut ages) = (Instant::now(), Ages::new());
         // Until the snapshot shows the step that was taken, or for a while after one failed, a move is left alone.
         let mut resting: BTreeMap<PortKey, Rest> = BTreeMap::new();
         loop {
@@ -64,6 +68,9 @@ impl Mover {
             resting.retain(|_, rest| rest.holds(snapshot.revision));
             let moves: Vec<Arc<Record<Move>>> = under_way_in(&snapshot);
             measures.keep(&moves);
+            let there = |(port, at): &(PortKey, Revision)| {
+                snapshot.moving(port).is_some_and(|record| record.revision == *at)
+            };
             watchers.keep(&moves);
             let mut pause = PERIOD;
             for record in &moves {
@@ -74,6 +81,9 @@ impl Mover {
                     continue;
                 }
                 let mut facts = self.facts(&snapshot, record);
+                // Whoever began this phase may have another idea of the time.
+                let (since, seen) = (record.value.since_ms(), (record.value.port.clone(), record.revision));
+                facts.now_ms = since.saturating_add(ages.age_ms(&seen, since, facts.now_ms, begun.elapsed()));
                 self.observe(&snapshot, record, &mut facts, &mut measures, &mut watchers);
                 let (next, owner) = match step(&record.value, &facts) {
                     Step::Wait(until) => {
@@ -95,6 +105,7 @@ impl Mover {
                 resting.insert(key.clone(), Rest::UnderWay);
                 under_way.spawn(async move { Taken { key, outcome: ports.step(step).await } });
             }
+            ages.keep(there);
             tokio::select! {
                 _ = self.state.wait_after(snapshot.revision) => {}
                 _ = news.recv() => {}
@@ -115,7 +126,7 @@ impl Mover {
         let at = record.revision;
         let binding = snapshot.bindings.get(&moving.port);
         Facts {
-            now_ms: now_ms(),
+            now_ms: self.clock.now_ms(),
             holds: binding.is_some_and(|binding| holds(moving, &binding.value)),
             from: self.side(snapshot, &moving.from, at),
             to: self.side(snapshot, &moving.to, at),

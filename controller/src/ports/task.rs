@@ -17,6 +17,7 @@ use super::overlay::{Flight, Overlay, View};
 use super::plan::{self, Belief, Context, Plan, Refusal};
 use super::{Answer, HearingOf, Job, PortError, Request};
 use crate::alloc;
+use crate::clock::Clock;
 use crate::derive::imports::Imports;
 use crate::keys::RecordKey;
 use crate::snapshot::Snapshot;
@@ -48,6 +49,7 @@ pub(super) struct Task {
     heard: watch::Receiver<Imports>,
     /// What is heard of nodes.
     hearing: Arc<HearingOf>,
+    clock: Clock,
     queue: mpsc::Receiver<Job>,
     backlog: VecDeque<Job>,
     /// Requests about ports of which a transaction is under way.
@@ -77,11 +79,13 @@ enum Done {
 }
 
 impl Task {
+    #[expect(clippy::too_many_arguments, reason = "what it is started with, once")]
     pub(super) fn new(
         store: Arc<dyn Store>,
         state: State,
         heard: watch::Receiver<Imports>,
         hearing: Arc<HearingOf>,
+        clock: Clock,
         queue: mpsc::Receiver<Job>,
         cut_short: Counter,
         steps: Steps,
@@ -91,6 +95,7 @@ impl Task {
             state,
             heard,
             hearing,
+            clock,
             queue,
             backlog: VecDeque::new(),
             parked: BTreeMap::new(),
@@ -159,7 +164,7 @@ impl Task {
         let flight = self.next_flight;
         self.next_flight += 1;
         let seed = self.contended_until.filter(|until| Instant::now() < *until).map(|_| self.own_seed);
-        let (now_ms, heard) = (now_ms(), self.heard.borrow().clone());
+        let (now_ms, heard) = (self.clock.now_ms(), self.heard.borrow().clone());
         let mut batch = Batch::new(now_ms);
         let hearing = Arc::clone(&self.hearing);
         while let Some(job) = self.backlog.pop_front() {
@@ -243,7 +248,8 @@ impl Task {
         let PortError::Exhausted { network, subnets, .. } = error else { return None };
         let view = View { snapshot, overlay: &self.overlay };
         let heard = Imports::default();
-        let context = Context { now_ms: now_ms(), seed: None, heard: &heard, hearing: &*self.hearing };
+        let context =
+            Context { now_ms: self.clock.now_ms(), seed: None, heard: &heard, hearing: &*self.hearing };
         let of_use = |key: &PortKey| {
             if plan::held_by_node(&view, key, context).is_some() {
                 return None;
@@ -275,7 +281,7 @@ impl Task {
         let Some(key) = self.oldest(&error, snapshot) else { return job.refuse(error, snapshot.revision) };
         let network = snapshot.networks.get(&key.network).map(|record| &record.value);
         let ends = snapshot.ports.get(&key).and_then(|port| plan::quarantine_ends_ms(&port.value, network));
-        let left = ends.map_or(0, |end| end.saturating_sub(now_ms()).max(0) / 1000);
+        let left = ends.map_or(0, |end| end.saturating_sub(self.clock.now_ms()).max(0) / 1000);
         let cause = format!(
             "the pool ran dry, for port {}: {left} s before the end of its quarantine",
             job.request.key()
@@ -475,6 +481,5 @@ fn again(error: &StoreError) -> StoreError {
 
 /// Unix time in milliseconds.
 pub(crate) fn now_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    Clock::default().now_ms()
 }

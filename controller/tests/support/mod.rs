@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use causeway_bgp::{Event, PeerConfig, PeerMode, RouteFilter, Speaker, SpeakerConfig};
+use causeway_controller::clock::Clock;
 use causeway_controller::config::{Config, Listen, StoreConfig};
 use causeway_controller::run::Controller;
 use causeway_controller::store::Store;
@@ -70,6 +71,11 @@ impl Lab {
 
     /// A controller on a store that others may share. `name` ends with its number.
     pub(crate) async fn start_on(store: Arc<dyn Store>, number: u8) -> Result<Lab> {
+        Lab::start_by(store, number, Clock::default()).await
+    }
+
+    /// The same by a wall clock of its own.
+    pub(crate) async fn start_by(store: Arc<dyn Store>, number: u8, clock: Clock) -> Result<Lab> {
         let directory = tempfile::tempdir()?;
         let cancel = CancellationToken::new();
         let config = Config {
@@ -77,7 +83,7 @@ impl Lab {
             router_id: Some(Ipv4Addr::new(10, 99, 0, number)),
             ..config(directory.path())
         };
-        let controller = Controller::start_with_store(config, store, cancel.clone()).await?;
+        let controller = Controller::start_by(config, store, clock, cancel.clone()).await?;
         let channel = connect(&controller).await?;
         Ok(Lab { controller: Some(controller), channel, directory, cancel: cancel.drop_guard() })
     }
