@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fabric test-moves bench bench-failover bench-datapath bench-migrate lint fuzz images test-containerlab clean
+.PHONY: help setup build demo wait-static test test-fabric test-moves bench bench-failover bench-datapath bench-migrate lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,9 @@ setup: ## install what is missing from Debian (asks nothing, safe to repeat)
 
 build: setup ## build everything
 	cargo build --workspace --locked
+
+wait-static: ## causeway-wait linked statically, for any image (1.3 MB)
+	@scripts/build-wait.sh
 
 demo: build ## an EVPN fabric on this machine: switches, hosts, a bare-metal server, and pings between all of them
 	@scripts/demo.sh

@@ -1,5 +1,5 @@
 //! Entry point of a container: waits until its ports are ready, then becomes its command.
 
 fn main() -> std::process::ExitCode {
-    causeway_agent::wait::client::main(std::env::args_os().skip(1))
+    causeway_wait::client::main(std::env::args_os().skip(1))
 }

@@ -20,6 +20,7 @@ use super::book::Book;
 use super::peer::{Peer, peer};
 use super::{Leg, Level, Said};
 use crate::local::Local;
+use crate::model::NetnsRef;
 use crate::netns::{NetnsId, identify, own_id};
 
 /// Processes that wait at once; more wait for their turn.
@@ -50,6 +51,8 @@ pub struct Server {
 #[derive(Debug, Default)]
 struct Index {
     local: Arc<Local>,
+    /// Where the ports of `local` are: which namespaces these names stand for is looked up only if one is new, or seldom.
+    places: BTreeMap<PortKey, NetnsRef>,
     made: Option<Instant>,
     ports: BTreeMap<NetnsId, BTreeSet<PortKey>>,
 }
@@ -235,14 +238,20 @@ impl Server {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let local = Arc::clone(&self.local.borrow());
         let fresh = index.made.is_some_and(|made| made.elapsed() < FRESH);
-        if !fresh || !Arc::ptr_eq(&index.local, &local) {
+        if fresh && Arc::ptr_eq(&index.local, &local) {
+            return index;
+        }
+        let inside = local.ports.iter().filter(|(_, port)| port.attach.has_inside());
+        let places: BTreeMap<PortKey, NetnsRef> =
+            inside.map(|(id, port)| (id.clone(), port.netns.clone())).collect();
+        if !fresh || places != index.places {
             let mut ports: BTreeMap<NetnsId, BTreeSet<PortKey>> = BTreeMap::new();
-            let inside = local.ports.iter().filter(|(_, port)| port.attach.has_inside());
-            for (id, netns) in inside.filter_map(|(id, port)| Some((id, identify(&port.netns)?))) {
+            for (id, netns) in places.iter().filter_map(|(id, netns)| Some((id, identify(netns)?))) {
                 ports.entry(netns).or_default().insert(id.clone());
             }
-            *index = Index { local, made: Some(Instant::now()), ports };
+            (index.ports, index.places, index.made) = (ports, places, Some(Instant::now()));
         }
+        index.local = local;
         index
     }
 

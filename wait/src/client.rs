@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use super::{Level, SOCKET, Said};
+use crate::{Level, SOCKET, Said};
 
 /// Exit code of a wait whose time was over.
 pub const LATE: u8 = 6;
