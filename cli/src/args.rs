@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use crate::client::TlsArgs;
 use crate::output::Format;
-use crate::{alarms, apply, events, fabric, ip, ipam, lab, ports, records, topology, wait};
+use crate::{alarms, apply, events, fabric, import, ip, ipam, lab, ports, records, topology, wait};
 
 /// Where the controller listens unless told otherwise.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7480";
@@ -106,6 +106,16 @@ Examples:
         after_help = "Examples:\n  causeway ipam check\n  causeway ipam check --fix"
     )]
     Ipam(ipam::IpamCommand),
+    /// Ports for addresses that are in use already
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "\
+Examples:
+  causeway import docker --node host1 --dry-run
+  causeway import csv addresses.csv"
+    )]
+    Import(import::ImportCommand),
     Events(events::EventsArgs),
     /// Nodes and their agents
     #[command(subcommand, arg_required_else_help = true, after_help = "Examples:\n  causeway node list")]

@@ -7,6 +7,7 @@ mod client;
 mod events;
 mod fabric;
 mod failure;
+mod import;
 mod ip;
 mod ipam;
 mod lab;
@@ -114,6 +115,7 @@ async fn ask(command: Command, globals: &Globals, out: Output) -> Outcome {
         Command::Bgp(command) => fabric::bgp(command, &client, out).await,
         Command::Ip(command) => ip::run(command, &client, out).await,
         Command::Ipam(command) => ipam::run(command, &client, out).await,
+        Command::Import(command) => import::run(command, &client, out).await,
         Command::Events(args) => events::run(args, &client, out, globals.timeout).await,
         Command::Fabric(command) => alarms::run(command, &client, out).await,
         Command::Version => version::run(&client, out).await,

@@ -231,6 +231,7 @@ fn read_spec(kind: &str, f: &mut Fields<'_>) -> Option<v1::resource::Spec> {
             gateway_mac: f.text("gateway_mac"),
             attachments: f.choices("attachments", words::ATTACHMENTS),
             no_guard: f.flag("no_guard"),
+            address_check_ms: f.some_uint32("address_check_ms"),
         }),
         "Subnet" => Spec::Subnet(v1::Subnet {
             vrf: f.text("vrf"),

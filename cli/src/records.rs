@@ -165,7 +165,7 @@ async fn one(client: &Client, kind: v1::Kind, name: &str) -> Result<v1::Resource
 }
 
 /// All records of a kind.
-async fn list(client: &Client, kind: v1::Kind) -> Result<Vec<v1::Resource>, Failure> {
+pub(crate) async fn list(client: &Client, kind: v1::Kind) -> Result<Vec<v1::Resource>, Failure> {
     let request = v1::ListResourcesRequest { kind: kind.into() };
     let act = format!("list {}s", word(kind));
     Ok(client.call(&act, async |channel| config(channel).list_resources(request).await).await?.resources)

@@ -57,6 +57,12 @@ pub(crate) const MACVLAN_MODES: Words = &[
 pub(crate) const GUARDS: Words =
     &[("on", "GUARD_ON", v1::Guard::On as i32), ("off", "GUARD_OFF", v1::Guard::Off as i32)];
 
+/// Whether a port's addresses are asked for on the wire before their first use.
+pub(crate) const ADDRESS_CHECKS: Words = &[
+    ("on", "ADDRESS_CHECK_ON", v1::AddressCheck::On as i32),
+    ("off", "ADDRESS_CHECK_OFF", v1::AddressCheck::Off as i32),
+];
+
 /// The short word of a number; empty when unspecified or unknown.
 pub(crate) fn word(words: Words, number: i32) -> &'static str {
     words.iter().find(|(_, _, n)| *n == number).map_or("", |(short, _, _)| short)

@@ -37,6 +37,7 @@ use crate::api::status::Refusal;
 use crate::fabric::{Fabric, PortNews};
 use crate::metrics::Metrics;
 use crate::model::{Binding, WorkloadKind};
+use crate::ports::Ports;
 use crate::ready::{Ready, WeakReady};
 use crate::snapshot::Snapshot;
 use crate::state::State;
@@ -69,6 +70,7 @@ struct Shared {
     sessions: Mutex<BTreeMap<Name, Seat>>,
     probes: Mutex<probe::Probes>,
     ready: OnceLock<WeakReady>,
+    ports: OnceLock<Ports>,
     next_session: std::sync::atomic::AtomicU64,
     news: broadcast::Sender<PortNews>,
     dirty: Notify,
@@ -111,6 +113,7 @@ impl Agents {
             sessions: Mutex::default(),
             probes: Mutex::default(),
             ready: OnceLock::new(),
+            ports: OnceLock::new(),
             next_session: 1.into(),
             news: broadcast::channel(NEWS).0,
             dirty: Notify::new(),
@@ -130,6 +133,42 @@ impl Agents {
     pub(crate) fn set_ready(&self, ready: WeakReady) {
         // Set once, when the controller is put together.
         let _ = self.shared.ready.set(ready);
+    }
+
+    /// Where the history is told what agents find.
+    pub(crate) fn set_ports(&self, ports: Ports) {
+        // Set once, when the controller is put together.
+        let _ = self.shared.ports.set(ports);
+    }
+
+    /// Notes with the ports who else has an address of theirs, or that nobody has any more: what is known already is not
+    /// noted again.
+    fn note_duplicates(&self, node: &Name, status: &v1::AgentStatus) {
+        let (Some(ports), snapshot) = (self.shared.ports.get(), self.snapshot()) else { return };
+        for said in &status.ports {
+            let Ok(key) = said.port.parse::<PortKey>() else { continue };
+            let found = message::duplicate(said);
+            let known = snapshot.ports.get(&key).and_then(|port| port.value.duplicate.clone());
+            let here = snapshot.bindings.get(&key).filter(|binding| binding.value.node == *node);
+            let speaks = here.is_some_and(|binding| binding.value.generation == said.generation);
+            // Whether it is over, only one that works can say.
+            let waits = matches!(said.stage(), v1::PortStage::Prepared | v1::PortStage::Held);
+            let over = found.is_none() && said.programmed && !waits;
+            if !speaks || known == found || (found.is_none() && !over) {
+                continue;
+            }
+            if let Some(found) = &found {
+                let (address, mac, interface) = (found.address, found.mac, &found.interface);
+                tracing::warn!(port = %key, %node, %address, %mac, interface, "somebody else has an address of a port");
+            }
+            let (ports, generation) = (ports.clone(), said.generation);
+            let note = async move {
+                if let Err(error) = ports.found(key.clone(), generation, found).await {
+                    tracing::warn!(port = %key, %error, "it is not noted who else has its address");
+                }
+            };
+            self.shared.tasks.spawn(self.shared.cancel.clone().run_until_cancelled_owned(note));
+        }
     }
 
     fn ready(&self) -> Option<Ready> {

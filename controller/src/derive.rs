@@ -51,6 +51,7 @@ impl Bound<'_> {
     pub fn wire_mac(&self) -> Option<Mac> {
         match self.binding.attachment {
             Some(Attachment::Ipvlan) => None,
+            _ if self.is_apart() => None,
             Some(Attachment::Routed) => Some(node::bridge_mac(self.network.vni, self.node)),
             _ => Some(self.port.mac),
         }
@@ -58,7 +59,13 @@ impl Bound<'_> {
 
     /// True if its frames carry its own MAC.
     pub fn has_own_mac(&self) -> bool {
-        !self.binding.attachment.is_some_and(Attachment::hides_mac)
+        !self.binding.attachment.is_some_and(Attachment::hides_mac) && !self.is_apart()
+    }
+
+    /// True for an adopted interface on a node with tunnels: it hangs on something that is not of the network's bridge, so
+    /// nobody reaches it through the fabric, and nobody shall be told that he does.
+    pub fn is_apart(&self) -> bool {
+        self.binding.adopted && self.node.mode == NodeMode::HostVtep
     }
 }
 
@@ -85,7 +92,8 @@ pub fn mobility(view: &View, bound: &Bound<'_>) -> Verdict {
     ledger::judge(bound.place.vtep, evpn::sequence(bound.binding.generation), learns, &seen)
 }
 
-/// The port with its records; `None` if it does not exist, is released, lives nowhere, or on a node that is fenced.
+/// The port with its records; `None` if it does not exist, is released, lives nowhere, or on a node that is fenced, or
+/// if somebody else was found with its address there.
 pub fn bound<'a>(snapshot: &'a Snapshot, key: &PortKey) -> Option<Bound<'a>> {
     let binding = &snapshot.bindings.get(key)?.value;
     let port = &snapshot.ports.get(key)?.value;
@@ -93,6 +101,10 @@ pub fn bound<'a>(snapshot: &'a Snapshot, key: &PortKey) -> Option<Bound<'a>> {
         return None;
     }
     if snapshot.fences.contains_key(&binding.node) {
+        return None;
+    }
+    // Somebody else has its address: its node keeps it down until nobody has.
+    if port.duplicate.as_ref().is_some_and(|found| found.generation == binding.generation) {
         return None;
     }
     let network = &snapshot.networks.get(&key.network)?.value;

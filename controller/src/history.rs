@@ -88,6 +88,8 @@ pub enum EventKind {
     Repaired,
     /// A move of it went on, and it lives where it did.
     Moving,
+    /// Somebody else answered for an address of it.
+    Duplicate,
     /// One that a later version wrote.
     #[serde(other)]
     Unknown,

@@ -13,8 +13,8 @@ mod moves;
 mod text;
 
 pub use fabric::{
-    Attachment, GATEWAY_MAC, Guard, HostBridge, Irb, MacvlanMode, NodeMode, RateLimit, Uplink, VrfRoute,
-    WorkloadKind,
+    AddressCheck, Attachment, GATEWAY_MAC, Guard, HostBridge, Irb, MacvlanMode, NodeMode, RateLimit, Uplink,
+    VrfRoute, WorkloadKind,
 };
 pub use moves::{Fence, Move, MoveCost, MovePhase, MoveProbe};
 pub use text::{EsiError, parse_esi};
@@ -97,7 +97,15 @@ pub struct Network {
     /// Ports are not guarded unless they ask for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_guard: bool,
+    /// Milliseconds for which a port's addresses are asked for before their first use at a node, as declared; `None`:
+    /// [`ADDRESS_CHECK_MS`], 0: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_check_ms: Option<u32>,
 }
+
+/// Milliseconds for which addresses are asked for where a network says nothing: three requests, and time for an answer
+/// from a machine that is busy. RFC 5227 waits for seconds, which is long for a container.
+pub const ADDRESS_CHECK_MS: u32 = 200;
 
 /// Seconds of quarantine where a network says nothing: longer than neighbours and most connections are remembered.
 pub const QUARANTINE_SECONDS: u64 = 300;
@@ -106,6 +114,11 @@ impl Network {
     /// Seconds for which an address that goes back to the pool is given to nobody else; 0: none.
     pub fn quarantine_seconds(&self) -> u64 {
         self.quarantine_seconds.unwrap_or(QUARANTINE_SECONDS)
+    }
+
+    /// Milliseconds for which a port's addresses are asked for before their first use at a node; 0: not at all.
+    pub fn address_check_ms(&self) -> u32 {
+        self.address_check_ms.unwrap_or(ADDRESS_CHECK_MS)
     }
 
     /// MAC of the anycast gateway.
@@ -238,6 +251,28 @@ pub struct Port {
     /// Whether it is guarded; `None`: as its network says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<Guard>,
+    /// Whether its addresses are asked for before their first use at a node; `None`: as its network says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_check: Option<AddressCheck>,
+    /// Who else has one of its addresses, as the node found that was about to use it: while this speaks of the binding as
+    /// it is, nobody is told that the port is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duplicate: Option<Duplicate>,
+}
+
+/// Somebody answered on the wire for an address that a port was about to use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Duplicate {
+    /// Generation of the binding.
+    pub generation: u64,
+    /// The address.
+    pub address: IpAddr,
+    /// MAC that answered.
+    pub mac: Mac,
+    /// Interface of the node by which the answer came.
+    pub interface: String,
+    /// Unix time in milliseconds of the first answer, by the node's clock.
+    pub seen_ms: i64,
 }
 
 impl Port {
@@ -278,6 +313,15 @@ pub struct Binding {
     /// Who bound it although the node before might still answer for it, and when; empty: nobody had to.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub forced: String,
+    /// The interface is others': its node looks at it and changes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adopted: bool,
+    /// Pairs of queues of a tap that the agent makes; 0: one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub queues: u32,
+    /// MTU asked for in bytes; 0: as the network and the node's links say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub mtu: u32,
 }
 
 fn is_zero(n: &u32) -> bool {

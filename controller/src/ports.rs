@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::derive::imports::Imports;
 use crate::history::By;
-use crate::model::{Attachment, Binding, Guard, MacvlanMode, Port, RateLimit, WorkloadKind};
+use crate::model::{
+    AddressCheck, Attachment, Binding, Duplicate, Guard, MacvlanMode, Port, RateLimit, WorkloadKind,
+};
 use crate::state::State;
 use crate::steps::{self, Steps};
 use crate::store::Store;
@@ -52,6 +54,9 @@ pub struct CreatePort {
     pub rate: RateLimit,
     /// Whether it is guarded; `None`: as its network says. A port that exists keeps what it has.
     pub guard: Option<Guard>,
+    /// Whether its addresses are asked for before their first use at a node; `None`: as its network says. A port that
+    /// exists keeps what it has.
+    pub address_check: Option<AddressCheck>,
 }
 
 impl CreatePort {
@@ -65,6 +70,7 @@ impl CreatePort {
             bind: None,
             rate: RateLimit::default(),
             guard: None,
+            address_check: None,
         }
     }
 }
@@ -84,6 +90,12 @@ pub struct Place {
     pub netns: String,
     /// Interface name inside, of a tap on the node, of bare metal at a switch the switch's; empty: by kind.
     pub interface: String,
+    /// The interface is there and stays others'.
+    pub adopted: bool,
+    /// Pairs of queues of a tap that the agent makes; 0: one.
+    pub queues: u32,
+    /// MTU in bytes; 0: as the network and the node's links say.
+    pub mtu: u32,
 }
 
 impl Place {
@@ -96,6 +108,9 @@ impl Place {
             macvlan_mode: None,
             netns: netns.into(),
             interface: interface.into(),
+            adopted: false,
+            queues: 0,
+            mtu: 0,
         }
     }
 }
@@ -141,6 +156,17 @@ pub enum Request {
         rate: Option<RateLimit>,
         /// New guard, of which `Some(None)` is "as its network says"; `None`: as it is.
         guard: Option<Option<Guard>>,
+        /// New address check; `None`: as it is.
+        address_check: Option<AddressCheck>,
+    },
+    /// Somebody else was found with an address of it, or is not any more.
+    Found {
+        /// Which one.
+        key: PortKey,
+        /// Generation of the binding that it was found for.
+        generation: u64,
+        /// Who, and where; `None`: nobody any more.
+        found: Option<Duplicate>,
     },
     /// It lives nowhere.
     Unbind(PortKey),
@@ -282,14 +308,26 @@ impl Ports {
         self.one(Request::TurnBack { key, reason, force }).await.map(|(_, revision)| revision)
     }
 
-    /// Changes rate limits and guard; nothing changes if they are so.
+    /// Changes rate limits, guard and address check; nothing changes if they are so.
     pub async fn update(
         &self,
         key: PortKey,
         rate: Option<RateLimit>,
         guard: Option<Option<Guard>>,
+        address_check: Option<AddressCheck>,
     ) -> Result<Stored, PortError> {
-        stored(self.one(Request::Update { key, rate, guard }).await)
+        stored(self.one(Request::Update { key, rate, guard, address_check }).await)
+    }
+
+    /// Notes with a port that is bound at this generation who else has an address of it; nothing changes if it is not
+    /// bound so, or if that is known.
+    pub async fn found(
+        &self,
+        key: PortKey,
+        generation: u64,
+        found: Option<Duplicate>,
+    ) -> Result<Stored, PortError> {
+        stored(self.one(Request::Found { key, generation, found }).await)
     }
 
     /// The port lives nowhere; nothing changes if that is so.

@@ -329,6 +329,7 @@ fn assemble(
         cancel.clone(),
     );
     let ports = ports.on_behalf(By::controller(&config.name));
+    agents.set_ports(ports.clone());
     let mover = Mover {
         ports: ports.clone(),
         state: state.clone(),

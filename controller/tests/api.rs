@@ -142,7 +142,8 @@ async fn bulk_items_succeed_or_fail_one_by_one() -> Result<()> {
         |name: &str| v1::CreatePortRequest { key: Some(key(name)), ..v1::CreatePortRequest::default() };
     let wrong = v1::CreatePortRequest { mac: "x".into(), ..item("b") };
     let ports = vec![item("a"), wrong, item("nowhere/c"), item("d")];
-    let answer = lab.ports().create_ports(v1::CreatePortsRequest { ports }).await?.into_inner();
+    let answer =
+        lab.ports().create_ports(v1::CreatePortsRequest { ports, dry_run: false }).await?.into_inner();
     let codes: Vec<i32> = answer
         .results
         .into_iter()
@@ -153,7 +154,8 @@ async fn bulk_items_succeed_or_fail_one_by_one() -> Result<()> {
         })
         .collect();
     assert_eq!(codes, [0, Code::InvalidArgument as i32, Code::NotFound as i32, 0]);
-    let many = v1::CreatePortsRequest { ports: (0..1001).map(|n| item(&format!("p{n}"))).collect() };
+    let many =
+        v1::CreatePortsRequest { ports: (0..1001).map(|n| item(&format!("p{n}"))).collect(), dry_run: false };
     assert_eq!(refused(lab.ports().create_ports(many).await)?.code(), Code::InvalidArgument);
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod support;
 
 use anyhow::{Context, Result, ensure};
+use causeway_proto::v1::history_service_client::HistoryServiceClient;
 use causeway_proto::v1::{self, ReadyLevel};
 use support::*;
 use tonic::Streaming;
@@ -189,5 +190,72 @@ async fn wrong_waits_are_refused() -> Result<()> {
         assert_eq!(status.code(), tonic::Code::InvalidArgument);
         ensure!(status.message().contains(field), "{status:?}");
     }
+    Ok(())
+}
+
+/// What the agent of a node says of port `a` when somebody else has its address.
+fn duplicate(address: &str, generation: u64) -> v1::PortStatus {
+    let found = v1::Duplicate {
+        address: address.into(),
+        mac: "02:11:22:33:44:55".into(),
+        interface: "cwb110".into(),
+        seen_ms: 1_700_000_000_000,
+    };
+    let problem = format!("address {address} is in use: 02:11:22:33:44:55 answered");
+    v1::PortStatus { programmed: false, problem, duplicate: Some(found), ..programmed("a", generation) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_whose_address_somebody_has_is_announced_to_nobody_until_he_is_gone() -> Result<()> {
+    let lab = Lab::with_sample().await?;
+    let (one, mut two, switch) = pair(&lab).await?;
+    let port = lab.get("a").await?;
+    let address = port.addresses[0].clone();
+    let said = async || -> Result<bool> { Ok(switch.routes().await.iter().any(|r| r.contains(&address))) };
+    wait_for("announced", async || Ok(said().await?.then_some(()))).await?;
+    one.say(port.revision, vec![duplicate(&address, 1)]).await?;
+    let failed = lab.wait_state("a", v1::PortState::Failed).await?;
+    assert!(failed.problem.contains("02:11:22:33:44:55 answered"), "{failed:?}");
+    wait_for("withdrawn", async || Ok((!said().await?).then_some(()))).await?;
+    wait_for("other nodes do not know it", async || {
+        let delta = two.delta().await?;
+        Ok(delta.deleted_remotes.iter().any(|gone| gone.mac == port.mac).then_some(()))
+    })
+    .await?;
+    // Who waits is told who it is, in words and typed.
+    let mut waits = lab.wait_port("a", ReadyLevel::Programmed, 200).await?;
+    let (outcome, _) = outcome(&mut waits).await?;
+    assert!(outcome.reason.contains("02:11:22:33:44:55 answered"), "{outcome:?}");
+    let detail = outcome.detail.context("a detail")?;
+    let Some(v1::error_detail::Kind::Conflict(conflict)) = detail.kind else { anyhow::bail!("{detail:?}") };
+    assert_eq!(conflict.subject, format!("address {address}"));
+    assert_eq!(conflict.owner, "02:11:22:33:44:55 on cwb110 of node h1");
+    assert!(detail.retryable);
+    // The history has it once, however often it is said.
+    one.say(port.revision, vec![duplicate(&address, 1)]).await?;
+    one.say(port.revision, vec![programmed("a", 1)]).await?;
+    lab.wait_state("a", v1::PortState::Advertised).await?;
+    wait_for("announced again", async || Ok(said().await?.then_some(()))).await?;
+    let mut history = HistoryServiceClient::new(lab.channel.clone());
+    let kinds = vec![v1::EventKind::Duplicate.into()];
+    let filter = Some(v1::EventFilter { kinds, ..v1::EventFilter::default() });
+    let request = v1::WatchEventsRequest { filter, ..v1::WatchEventsRequest::default() };
+    let mut events = history.watch_events(request).await?.into_inner();
+    let mut told = Vec::new();
+    while let Some(message) = events.message().await? {
+        told.extend(message.events);
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        told[0].cause,
+        format!("{address} is in use by 02:11:22:33:44:55, which answered on cwb110 of its node")
+    );
+    // What is said of an older binding is not believed.
+    lab.unbind("a").await?;
+    let bound = lab.bind("a", "h1").await?;
+    one.say(bound.revision, vec![duplicate(&address, 1)]).await?;
+    one.say(bound.revision, vec![programmed("a", 2)]).await?;
+    lab.wait_state("a", v1::PortState::Advertised).await?;
+    assert!(said().await?);
     Ok(())
 }

@@ -10,6 +10,7 @@ use causeway_proto::v1;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::acd::Detector;
 use crate::config::Config;
 use crate::duties;
 use crate::journal::{self, Journal, JournalError};
@@ -70,6 +71,7 @@ pub struct DataplaneHandle {
     /// What lives on this node.
     pub local: watch::Receiver<Arc<Local>>,
     thread: JoinHandle<()>,
+    asking: JoinHandle<()>,
 }
 
 impl DataplaneHandle {
@@ -94,6 +96,7 @@ impl DataplaneHandle {
         let (give_statuses, statuses) = mpsc::channel(STATUSES);
         let (publish, progress) = watch::channel(Progress::default());
         let (ready, is_ready) = std::sync::mpsc::sync_channel(1);
+        let (detector, asking) = Detector::start(netns.clone()).map_err(AgentError::Thread)?;
         let work = move || {
             let open = || -> Result<_, AgentError> {
                 if let Some(netns) = &netns {
@@ -114,7 +117,7 @@ impl DataplaneHandle {
             match open() {
                 Ok((runtime, kernel)) => {
                     let looks = crate::checks::look;
-                    let reconciler = Reconciler::new(kernel, timing, give_statuses, publish, looks);
+                    let reconciler = Reconciler::new(kernel, timing, give_statuses, publish, looks, detector);
                     let _ = ready.send(Ok(reconciler.local()));
                     runtime.block_on(reconciler.run(take_commands, stop));
                 }
@@ -126,14 +129,15 @@ impl DataplaneHandle {
         let thread =
             std::thread::Builder::new().name("dataplane".into()).spawn(work).map_err(AgentError::Thread)?;
         let local = is_ready.recv().map_err(|_| AgentError::Died)??;
-        Ok(DataplaneHandle { commands, statuses, progress, local, thread })
+        Ok(DataplaneHandle { commands, statuses, progress, local, thread, asking })
     }
 
     /// Waits until its thread has ended, which it does when told to stop or when nobody gives commands any more.
     pub fn join(self) {
-        let DataplaneHandle { thread, .. } = self;
+        let DataplaneHandle { thread, asking, .. } = self;
         // A panic has been printed by then.
         let _ = thread.join();
+        let _ = asking.join();
     }
 }
 
@@ -153,7 +157,7 @@ pub async fn run(
         controllers: config.controllers.clone(),
     };
     let plane = DataplaneHandle::start_with(None, timing, Some(moves), stop.child_token())?;
-    let DataplaneHandle { commands, statuses, mut progress, local, thread } = plane;
+    let DataplaneHandle { commands, statuses, mut progress, local, thread, asking } = plane;
     let keeper = Keeper::open(Some(&config.state_dir));
     let (prove, proves) = mpsc::channel(PROVES);
     let waiting = Server::new(local.clone(), keeper.book(), prove);
@@ -190,7 +194,8 @@ pub async fn run(
     if died && !stop.is_cancelled() {
         return Err(AgentError::Died);
     }
-    drop(thread);
+    // They end by themselves, and the data plane stays.
+    drop((thread, asking));
     Ok(())
 }
 

@@ -235,6 +235,13 @@ pub fn port_alias(id: &PortKey, generation: u64) -> String {
     cut(format!("{ALIAS_PREFIX}gen={generation};port={id}"))
 }
 
+/// True if an alias says that the port has been announced here, whatever its binding's generation was.
+pub(crate) fn says_announced(alias: &str, id: &PortKey) -> bool {
+    let rest = alias.strip_prefix(ALIAS_PREFIX).and_then(|rest| rest.strip_prefix("gen="));
+    let generation = rest.and_then(|rest| rest.split_once(';')).and_then(|(digits, _)| digits.parse().ok());
+    generation.is_some_and(|generation| generation > 0 && alias == port_alias(id, generation))
+}
+
 fn cut(mut text: String) -> String {
     let end = (0..=ALIAS_LIMIT.min(text.len())).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
     text.truncate(end);
@@ -289,6 +296,9 @@ mod tests {
                 prop_assert_eq!(other.shaped(), Some(dev.clone()));
             }
             prop_assert!(port_alias(&id, u64::MAX).len() <= 255);
+            prop_assert!(says_announced(&port_alias(&id, 7), &id));
+            prop_assert!(!says_announced(&port_alias(&id, 0), &id), "prepared or held");
+            prop_assert!(!says_announced("", &id));
         }
     }
 }

@@ -10,6 +10,7 @@
 //! The reconciler has a thread and a current-thread runtime of its own, and is the only one that touches the kernel.
 //! Everything between `Desired` and the steps is pure ([`mod@plan`]); [`kernel`] maps kernel messages to the same terms.
 
+mod acd;
 pub mod agent;
 pub mod announce;
 pub mod checks;

@@ -92,6 +92,8 @@ pub enum Attach {
     Tap,
     /// A machine of its own: nothing is programmed.
     BareMetal,
+    /// An interface that others made, in the workload's namespace: it is looked at, and nothing is programmed.
+    Adopted,
 }
 
 /// Whether a port takes part in its network.
@@ -164,6 +166,10 @@ pub struct Port {
     pub rate: Rate,
     /// Whether it takes part.
     pub stage: Stage,
+    /// Milliseconds for which its addresses are asked for before their first use here; 0: not at all.
+    pub address_check_ms: u32,
+    /// Pairs of queues of a tap that is made.
+    pub queues: u32,
 }
 
 /// How fast a port may be, in kbit/s; 0: as fast as it can.

@@ -18,7 +18,7 @@ mod port;
 mod rate;
 mod tap;
 
-pub(crate) use port::inside_steps;
+pub(crate) use port::{adopted_problem, inside_steps};
 
 /// UDP port of VXLAN (RFC 7348).
 pub const VXLAN_PORT: u16 = 4789;

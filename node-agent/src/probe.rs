@@ -10,9 +10,10 @@
 //! kernels also those to one MAC, from what it was told: that proves nothing. So probes are ICMP echo requests, addressed
 //! to the owner's MAC, or ARP requests without a sender address, which no bridge answers (see `frame`).
 
-mod frame;
+pub(crate) mod frame;
 mod order;
 mod run;
+pub(crate) mod socket;
 mod source;
 mod tally;
 

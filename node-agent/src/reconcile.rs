@@ -4,6 +4,7 @@
 //! when a retry is due, and on a period; then it compares what is dirty, takes the steps, reads ports and networks back
 //! and reports. A single change among 100,000 entries compares only its own keys.
 
+mod first;
 mod pass;
 mod retry;
 mod status;
@@ -17,12 +18,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::acd::{self, Detector, Question};
 use crate::fabric::Thing;
 use crate::kernel::Dataplane;
 use crate::local::Local;
 use crate::model::{Desired, Key};
 use crate::observed::Observed;
 use crate::plan::Scope;
+use first::Firsts;
 use retry::Retries;
 use status::Statuses;
 
@@ -94,16 +97,19 @@ pub struct Reconciler<D> {
     publish: watch::Sender<Progress>,
     local: watch::Sender<Arc<Local>>,
     checks: fn(&Desired) -> Vec<String>,
+    firsts: Firsts,
+    detector: Detector,
 }
 
 impl<D: Dataplane> Reconciler<D> {
-    /// One that has not begun. `checks` looks at the node as a whole.
+    /// One that has not begun. `checks` looks at the node as a whole, `detector` asks who else has an address.
     pub fn new(
         dataplane: D,
         timing: Timing,
         statuses: mpsc::Sender<v1::AgentStatus>,
         publish: watch::Sender<Progress>,
         checks: fn(&Desired) -> Vec<String>,
+        detector: Detector,
     ) -> Self {
         Reconciler {
             dataplane,
@@ -118,6 +124,8 @@ impl<D: Dataplane> Reconciler<D> {
             publish,
             local: watch::Sender::default(),
             checks,
+            firsts: Firsts::default(),
+            detector,
         }
     }
 
@@ -134,8 +142,14 @@ impl<D: Dataplane> Reconciler<D> {
         let mut next_checks = now;
         loop {
             let work = self.has_work().then(Instant::now);
-            let due =
-                [Some(next_observe), Some(next_namespaces), Some(next_checks), self.retries.next_due(), work];
+            let due = [
+                Some(next_observe),
+                Some(next_namespaces),
+                Some(next_checks),
+                self.retries.next_due(),
+                self.firsts.next_due(),
+                work,
+            ];
             let due = due.into_iter().flatten().min().unwrap_or(next_observe);
             let was_complete = self.complete;
             tokio::select! {
@@ -150,6 +164,10 @@ impl<D: Dataplane> Reconciler<D> {
                     }
                     None => return,
                 },
+                Some(answer) = self.detector.answers.recv() => {
+                    let keys = self.firsts.answer(answer, &mut self.desired, Instant::now());
+                    self.mark(keys);
+                }
                 () = self.dataplane.wait() => {}
                 () = sleep_until(due) => {}
             }
@@ -180,13 +198,14 @@ impl<D: Dataplane> Reconciler<D> {
             self.refresh(&due);
             self.mark(due);
             let looked = self.pass();
+            self.ask();
             if now >= next_checks || looked.addresses {
                 self.look_again();
                 self.statuses.set_node_problems((self.checks)(&self.desired));
                 next_checks = now + self.timing.checks;
             }
             if self.has_compared_ports() {
-                self.statuses.send(&self.desired);
+                self.statuses.send(&self.desired, &self.firsts);
                 self.publish_local();
             }
             self.publish_progress();
@@ -218,7 +237,7 @@ impl<D: Dataplane> Reconciler<D> {
     }
 
     fn publish_local(&self) {
-        let local = self.statuses.local(&self.desired);
+        let local = self.statuses.local(&self.desired, &self.firsts);
         self.local.send_if_modified(|old| {
             let changed = **old != local;
             if changed {
@@ -254,6 +273,8 @@ impl<D: Dataplane> Reconciler<D> {
             }
             Command::Delta(delta) => {
                 let keys = self.desired.apply_delta(&delta);
+                // Whoever sent them waits for an answer, also if it is the same as before.
+                delta.ports.iter().for_each(|port| self.statuses.renew(&port.id));
                 // What is not ours is looked at only when it is asked for: workloads' namespaces, interfaces that become
                 // switch ports.
                 let asked = |key: &&Key| match key {
@@ -267,6 +288,35 @@ impl<D: Dataplane> Reconciler<D> {
                 self.mark(keys);
             }
             Command::ReportAll => self.statuses.report_all(),
+        }
+    }
+
+    /// Has networks asked for the addresses of ports that wait for it. Their networks have been looked at by then.
+    fn ask(&mut self) {
+        let now = Instant::now();
+        for id in self.firsts.due(now) {
+            let Some((port, observed)) = self.desired.ports().get(&id).zip(self.observed.as_ref()) else {
+                self.firsts.not_yet(&id, now);
+                continue;
+            };
+            let Some(wires) = acd::wires(&self.desired, observed, port) else {
+                self.firsts.not_yet(&id, now);
+                continue;
+            };
+            let (vni, wait) = (port.vni, Duration::from_millis(port.address_check_ms.into()));
+            let addresses = port.addresses.iter().map(|address| address.ip).collect();
+            if wires.is_empty() {
+                let keys = self.firsts.skip(&id, &mut self.desired);
+                self.mark(keys);
+                continue;
+            }
+            let Ok(room) = self.detector.questions.try_reserve() else {
+                self.firsts.not_yet(&id, now);
+                continue;
+            };
+            if let Some(serial) = self.firsts.asked(&id) {
+                room.send(Question { serial, port: id, vni, addresses, wires, wait });
+            }
         }
     }
 

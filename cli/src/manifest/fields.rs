@@ -125,6 +125,12 @@ impl<'a> Fields<'a> {
         number.and_then(|n| i64::try_from(n).ok())
     }
 
+    /// The same, of 32 bits and not negative.
+    pub(crate) fn some_uint32(&mut self, name: &'static str) -> Option<u32> {
+        let number = self.integer(name, 0, i128::from(u32::MAX));
+        number.and_then(|n| u32::try_from(n).ok())
+    }
+
     pub(crate) fn flag(&mut self, name: &'static str) -> bool {
         let Some(node) = self.take(name) else { return false };
         match self.scalar(name, node) {

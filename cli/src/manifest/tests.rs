@@ -74,7 +74,7 @@ fn every_problem_is_reported_at_once() {
        |
      3 | vni: abc
        |      ^^^
-    net.yaml:4:1: unknown field 'colour' of a Network; known are vrf, name, vni, vlan, mtu, export_targets, import_targets, sticky_seconds, quarantine_seconds, labels, irb, gateway_mac, attachments, no_guard
+    net.yaml:4:1: unknown field 'colour' of a Network; known are vrf, name, vni, vlan, mtu, export_targets, import_targets, sticky_seconds, quarantine_seconds, labels, irb, gateway_mac, attachments, no_guard, address_check_ms
        |
      4 | colour: red
        | ^^^^^^

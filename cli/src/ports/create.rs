@@ -7,7 +7,7 @@ use causeway_proto::{Mac, PortKey, v1};
 use clap::Args;
 
 use super::names::{self, Pattern};
-use super::place::{AttachArgs, RateArgs, guard};
+use super::place::{AttachArgs, RateArgs, address_check, guard};
 use super::{Level, id, message, wait};
 use crate::client::{Client, ports};
 use crate::failure::{Exit, Failure, Outcome};
@@ -57,6 +57,9 @@ pub(crate) struct CreateArgs {
     /// Whether it may send only what is its own [default: as its network says]
     #[arg(long, value_parser = guard())]
     guard: Option<i32>,
+    /// Whether its node asks for its addresses on the wire before the first use there [default: as its network says]
+    #[arg(long, value_parser = address_check())]
+    address_check: Option<i32>,
     /// Create so many ports, with numbers in their names
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: Option<u32>,
@@ -109,6 +112,7 @@ fn requests(args: &CreateArgs) -> Result<Vec<v1::CreatePortRequest>, Failure> {
         bind: args.bind_node.clone().map(|node| args.attach.binding(node, netns.unwrap_or_default())),
         rate: args.rate.limits(v1::RateLimit::default()),
         guard: args.guard.unwrap_or_default(),
+        address_check: args.address_check.unwrap_or_default(),
     };
     let Some(count) = args.count else {
         return Ok(vec![request(names::key(&args.key)?, args.netns.clone())]);
@@ -158,7 +162,7 @@ async fn create_many(
     let mut made = Vec::new();
     let mut failures = Vec::new();
     for chunk in requests.chunks(BULK_LIMIT) {
-        let request = v1::CreatePortsRequest { ports: chunk.to_vec() };
+        let request = v1::CreatePortsRequest { ports: chunk.to_vec(), dry_run: false };
         let act = format!("create {} ports", chunk.len());
         let answer =
             client.call(&act, async |channel| ports(channel).create_ports(request.clone()).await).await?;

@@ -152,6 +152,7 @@ async fn request(args: &MigrateArgs, client: &Client) -> Result<v1::MigratePortR
         interface,
         generation: 0,
         macvlan_mode: args.macvlan_mode.unwrap_or_default(),
+        ..v1::Binding::default()
     };
     Ok(v1::MigratePortRequest {
         key: Some(message(&args.key)),

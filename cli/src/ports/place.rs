@@ -22,6 +22,12 @@ pub(crate) struct AttachArgs {
     /// How macvlans on one parent reach each other [default: bridge]
     #[arg(long, value_parser = parser(words::MACVLAN_MODES))]
     macvlan_mode: Option<i32>,
+    /// Of a tap that the agent makes: pairs of queues; the VM must open as many [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    queues: Option<u32>,
+    /// MTU in bytes, at most what the network and the node's links carry [default: that]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=9216))]
+    mtu: Option<u32>,
 }
 
 impl AttachArgs {
@@ -35,6 +41,9 @@ impl AttachArgs {
             interface: self.interface.clone().unwrap_or_default(),
             generation: 0,
             macvlan_mode: self.macvlan_mode.unwrap_or_default(),
+            adopted: false,
+            queues: self.queues.unwrap_or_default(),
+            mtu: self.mtu.unwrap_or_default(),
         }
     }
 }
@@ -62,6 +71,11 @@ impl RateArgs {
             out_kbit: self.rate_out.unwrap_or(before.out_kbit),
         })
     }
+}
+
+/// Address check of a new port: "on" or "off".
+pub(crate) fn address_check() -> impl TypedValueParser<Value = i32> {
+    parser(words::ADDRESS_CHECKS)
 }
 
 /// Guard of a new port: "on" or "off".

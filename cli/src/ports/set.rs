@@ -3,7 +3,7 @@
 use causeway_proto::{PortKey, v1};
 use clap::Args;
 
-use super::place::RateArgs;
+use super::place::{RateArgs, address_check};
 use super::{get_one, message, show_some};
 use crate::client::{Client, ports};
 use crate::failure::{Exit, Failure, Outcome};
@@ -26,6 +26,9 @@ pub(crate) struct SetArgs {
     /// Whether it may send only what is its own; "network": as its network says
     #[arg(long, value_enum)]
     guard: Option<GuardWord>,
+    /// Whether its node asks for its addresses on the wire before the first use there
+    #[arg(long, value_parser = address_check())]
+    address_check: Option<i32>,
 }
 
 /// What `--guard` takes.
@@ -37,10 +40,10 @@ enum GuardWord {
 }
 
 pub(crate) async fn run(args: SetArgs, client: &Client, out: crate::output::Output) -> Outcome {
-    if args.guard.is_none() && args.rate.rate_in.is_none() && args.rate.rate_out.is_none() {
-        return Err(
-            Failure::new(Exit::Usage, "nothing to change").hint("give --rate-in, --rate-out or --guard")
-        );
+    let rates = args.rate.rate_in.is_some() || args.rate.rate_out.is_some();
+    if args.guard.is_none() && args.address_check.is_none() && !rates {
+        let failure = Failure::new(Exit::Usage, "nothing to change");
+        return Err(failure.hint("give --rate-in, --rate-out, --guard or --address-check"));
     }
     let mut changed = Vec::new();
     for key in &args.keys {
@@ -58,6 +61,7 @@ pub(crate) async fn run(args: SetArgs, client: &Client, out: crate::output::Outp
             rate: args.rate.limits(before),
             guard: guard.into(),
             reset_guard: args.guard == Some(GuardWord::Network),
+            address_check: args.address_check.unwrap_or_default(),
         };
         let act = format!("change port {key}");
         let answer =

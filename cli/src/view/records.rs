@@ -66,6 +66,8 @@ pub(crate) struct NetworkView {
     attachments: Vec<&'static str>,
     #[serde(skip_serializing_if = "is_default")]
     no_guard: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address_check_ms: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -175,6 +177,7 @@ impl RecordView {
                 gateway_mac: r.gateway_mac,
                 attachments: r.attachments.into_iter().map(|a| word(words::ATTACHMENTS, a)).collect(),
                 no_guard: r.no_guard,
+                address_check_ms: r.address_check_ms,
             }),
             Spec::Subnet(r) => RecordView::Subnet(SubnetView {
                 vrf: r.vrf,

@@ -56,6 +56,7 @@ fn record() -> impl Strategy<Value = v1::Resource> {
                 gateway_mac: String::new(),
                 attachments: vec![1, 3],
                 no_guard: vlan % 2 == 0,
+                address_check_ms: (vni % 2 == 1).then_some(vni),
             })
         },
     );

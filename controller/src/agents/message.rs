@@ -8,13 +8,15 @@ use super::board::PortSaid;
 use crate::derive::Stage;
 use crate::derive::node::{NodeDelta, NodeNetwork, NodePort, NodeSelf, NodeState, RemoteMac};
 use crate::intent::message::words;
-use crate::model::{Attachment, NodeMode};
+use crate::model::{Attachment, Duplicate, NodeMode};
 
 mod routed;
 
 /// Problems kept of one status, and bytes of each.
 const PROBLEMS: usize = 100;
 const PROBLEM_BYTES: usize = 1000;
+/// Bytes kept of the name of an interface: the kernel has no longer ones.
+const INTERFACE: usize = 15;
 
 /// A complete state, for its agent.
 pub(super) fn snapshot(me: &NodeSelf, state: &NodeState, revision: Revision) -> v1::ControllerMessage {
@@ -113,6 +115,9 @@ fn ports(state: &NodeState) -> Vec<v1::NodePort> {
         guarded: port.guarded,
         stage: stage(port.stage).into(),
         gateway_mac: port.gateway_mac.map_or_else(String::new, |mac| mac.to_string()),
+        address_check_ms: port.address_check_ms,
+        adopted: port.adopted,
+        queues: port.queues,
     };
     state.ports.iter().map(message).collect()
 }
@@ -161,4 +166,16 @@ pub(super) fn said(status: v1::AgentStatus) -> (Revision, Vec<PortSaid>, Vec<Str
     let ports = status.ports.into_iter().filter_map(port).collect();
     let problems = status.problems.into_iter().take(PROBLEMS).map(short).collect();
     (Revision(status.revision), ports, problems)
+}
+
+/// Who else has an address of a port, as the agent of its node says it; `None` of what cannot be read.
+pub(super) fn duplicate(status: &v1::PortStatus) -> Option<Duplicate> {
+    let found = status.duplicate.as_ref()?;
+    Some(Duplicate {
+        generation: status.generation,
+        address: found.address.parse().ok()?,
+        mac: found.mac.parse().ok()?,
+        interface: found.interface.chars().take(INTERFACE).collect(),
+        seen_ms: found.seen_ms,
+    })
 }

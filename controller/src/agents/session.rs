@@ -327,6 +327,7 @@ impl Session {
     fn hear(&mut self, message: v1::AgentMessage) -> Result<(), Refusal> {
         match message.message {
             Some(v1::agent_message::Message::Status(status)) => {
+                self.agents.note_duplicates(&self.node, &status);
                 let (revision, ports, problems) = message::said(status);
                 tracing::debug!(node = %self.node, rev = revision.0, ports = ports.len(), "agent's status");
                 self.agents.change_board(|board| board.said(&self.node, revision, ports, problems));

@@ -7,7 +7,7 @@ use causeway_proto::{Mac, Name, NetworkKey, PortKey, v1};
 
 use super::status::Refusal;
 use crate::intent::message::words;
-use crate::model::{Guard, RateLimit, WorkloadKind};
+use crate::model::{AddressCheck, Guard, RateLimit, WorkloadKind};
 use crate::ports::{CreatePort, Place};
 
 /// Bytes of a label's value.
@@ -75,7 +75,8 @@ pub(super) fn create_port(request: v1::CreatePortRequest) -> Result<CreatePort, 
     let bind = request.bind.map(|binding| place("bind", binding)).transpose()?;
     let rate = rate("rate", request.rate.unwrap_or_default())?;
     let guard = guard("guard", request.guard)?;
-    Ok(CreatePort { key, addresses, mac, labels, bind, rate, guard })
+    let address_check = address_check("address_check", request.address_check)?;
+    Ok(CreatePort { key, addresses, mac, labels, bind, rate, guard, address_check })
 }
 
 /// Where a port shall live; `prefix` is the binding's field.
@@ -99,7 +100,8 @@ pub(super) fn place(prefix: &str, binding: v1::Binding) -> Result<Place, Refusal
             format!("'{}' is no interface name (1 to 15 bytes, no '/', ':' or space)", short(&interface));
         return Err(Refusal::field(field("interface"), reason));
     }
-    Ok(Place { node, kind, attachment, macvlan_mode, netns, interface })
+    let (adopted, queues, mtu) = (binding.adopted, binding.queues, binding.mtu);
+    Ok(Place { node, kind, attachment, macvlan_mode, netns, interface, adopted, queues, mtu })
 }
 
 fn check_netns(field: &str, netns: &str) -> Result<(), Refusal> {
@@ -132,6 +134,11 @@ pub(super) fn rate(field: &str, rate: v1::RateLimit) -> Result<RateLimit, Refusa
         }
     }
     Ok(RateLimit { in_kbit: rate.in_kbit, out_kbit: rate.out_kbit })
+}
+
+/// Whether a port's addresses are asked for before their first use.
+pub(super) fn address_check(field: &str, check: i32) -> Result<Option<AddressCheck>, Refusal> {
+    words::read_address_check(check).ok_or_else(|| Refusal::field(field, format!("{check} is not known")))
 }
 
 /// Whether a port is guarded.

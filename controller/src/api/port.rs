@@ -12,8 +12,8 @@ use super::parse::{self, Filter};
 use super::port_message::{from_snapshot, message};
 use super::status::Refusal;
 use super::{App, watch};
-use crate::ports::plan::quarantine_ends_ms;
-use crate::ports::{CreatePort, Ports, Stored};
+use crate::ports::plan::{Context, quarantine_ends_ms, rehearse};
+use crate::ports::{CreatePort, PortError, Ports, Stored, now_ms};
 use crate::snapshot::Snapshot;
 
 /// Ports of one bulk request.
@@ -158,7 +158,8 @@ impl PortService for Service {
                 (None, false) => None,
                 (given, false) => Some(given),
             };
-            let stored = ports.update(key, rate, guard).await?;
+            let check = parse::address_check("address_check", request.address_check)?;
+            let stored = ports.update(key, rate, guard, check).await?;
             Ok(v1::UpdatePortResponse { port: Some(self.stored(&stored)) })
         };
         self.0.unary("PortService/UpdatePort", &metadata, work).await
@@ -215,7 +216,8 @@ impl Service {
         let parsed: Vec<Result<CreatePort, Refusal>> =
             request.ports.into_iter().map(parse::create_port).collect();
         let good = parsed.iter().filter_map(|port| port.as_ref().ok().cloned()).collect();
-        let mut answers = ports.create(good).await.into_iter();
+        let answers = if request.dry_run { self.rehearse(good).await } else { ports.create(good).await };
+        let mut answers = answers.into_iter();
         let mut results = Vec::with_capacity(parsed.len());
         for port in parsed {
             let result = match port {
@@ -226,12 +228,31 @@ impl Service {
                 },
             };
             let result = match result {
+                Ok(stored) if request.dry_run => v1::create_ports_result::Result::Ok(self.rehearsed(&stored)),
                 Ok(stored) => v1::create_ports_result::Result::Ok(self.created(&stored)),
                 Err(refusal) => v1::create_ports_result::Result::Error(refusal.into_error()),
             };
             results.push(v1::CreatePortsResult { result: Some(result) });
         }
         Ok(v1::CreatePortsResponse { results })
+    }
+
+    /// What would become of ports.
+    async fn rehearse(&self, ports: Vec<CreatePort>) -> Vec<Result<Stored, PortError>> {
+        let snapshot = self.0.snapshot().await;
+        let heard = self.0.mover.heard.borrow().clone();
+        let agents = self.0.agents.clone();
+        let hearing = move |node: &causeway_proto::Name| agents.hearing(node);
+        let context = Context { now_ms: now_ms(), seed: None, heard: &heard, hearing: &hearing };
+        rehearse(&snapshot, ports, context)
+    }
+
+    /// A port as it would be: nothing has been written that others could be asked for.
+    fn rehearsed(&self, stored: &Stored) -> v1::CreatePortResponse {
+        let snapshot = self.0.state.snapshot();
+        let binding = stored.binding.as_ref().map(|binding| (binding, stored.revision));
+        let port = message(&self.0, &snapshot, &stored.port, binding, stored.revision);
+        v1::CreatePortResponse { port: Some(port), created: stored.created }
     }
 
     async fn list(&self, request: v1::ListPortsRequest) -> Result<v1::ListPortsResponse, Refusal> {

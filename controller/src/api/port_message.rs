@@ -62,6 +62,7 @@ pub(super) fn message(
         rate: (!port.rate.is_none())
             .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
         guard: words::guard(port.guard).into(),
+        address_check: words::address_check(port.address_check).into(),
     }
 }
 
@@ -97,6 +98,9 @@ pub(super) fn binding_message(binding: &Binding) -> v1::Binding {
             Some(Attachment::Macvlan) => words::macvlan_mode(binding.macvlan_mode).into(),
             _ => v1::MacvlanMode::Unspecified.into(),
         },
+        adopted: binding.adopted,
+        queues: binding.queues,
+        mtu: binding.mtu,
     }
 }
 

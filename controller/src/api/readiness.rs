@@ -38,6 +38,24 @@ pub(super) fn readiness(
     v1::PortReadiness { state: state.into(), host: Some(host), fabric: Some(fabric), probe, generation }
 }
 
+/// The typed reason why a port is late, if there is one.
+pub(super) fn detail(snapshot: &Snapshot, key: &PortKey) -> Option<v1::ErrorDetail> {
+    let binding = &snapshot.bindings.get(key)?.value;
+    let found = snapshot.ports.get(key)?.value.duplicate.as_ref()?;
+    if !binding.active || found.generation != binding.generation {
+        return None;
+    }
+    let conflict = v1::Conflict {
+        subject: format!("address {}", found.address),
+        owner: format!("{} on {} of node {}", found.mac, found.interface, binding.node),
+    };
+    Some(v1::ErrorDetail {
+        retryable: true,
+        kind: Some(v1::error_detail::Kind::Conflict(conflict)),
+        hint: format!("stop it there, or give the address up: causeway port release --forget {key}"),
+    })
+}
+
 fn host_leg(app: &App, port: &v1::Port, state: v1::PortState) -> v1::Leg {
     if reaches(state, v1::ReadyLevel::Programmed) {
         return done("");

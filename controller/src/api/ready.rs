@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::port_message::key_message;
-use super::readiness::{reaches, readiness, why_late};
+use super::readiness::{detail, reaches, readiness, why_late};
 use super::status::Refusal;
 use super::{App, parse};
 use crate::fabric::PortNews;
@@ -168,15 +168,16 @@ impl Wait {
             let now = readiness(&self.app, snapshot, &key, self.level);
             let ready = reaches(now.state(), self.level);
             let reason = if ready { String::new() } else { why_late(&now, &wrong) };
-            let outcome = Some(self.outcome(ready, reason));
-            self.send(&key, now, outcome).await?;
+            let detail = detail(snapshot, &key).filter(|_| !ready);
+            let outcome = v1::WaitOutcome { detail, ..self.outcome(ready, reason) };
+            self.send(&key, now, Some(outcome)).await?;
         }
         Ok(())
     }
 
     fn outcome(&self, ready: bool, reason: String) -> v1::WaitOutcome {
         let waited = u32::try_from(self.began.elapsed().as_millis()).unwrap_or(u32::MAX);
-        v1::WaitOutcome { ready, reason, waited_ms: waited }
+        v1::WaitOutcome { ready, reason, waited_ms: waited, detail: None }
     }
 
     async fn send(

@@ -139,7 +139,17 @@ async fn of_binding(
             )),
         }
     }
-    lacking.push(missing("proven", "no probe was asked for: causeway port wait --level proven proves it"));
+    match app.ready.proof(&port.key, binding.value.generation) {
+        #[expect(clippy::cast_precision_loss, reason = "a double holds milliseconds until the year 287396")]
+        Some(proof) => steps.push(at("proven", proof.at_ms as f64, proof.text)),
+        None => lacking.push(missing(
+            "proven",
+            match app.ready.waits_for(&port.key) {
+                Some(text) => text,
+                None => "no probe was asked for: causeway port wait --level proven proves it".to_owned(),
+            },
+        )),
+    }
     lacking
 }
 

@@ -113,6 +113,7 @@ impl World {
             gateway_mac: None,
             attachments: Vec::new(),
             no_guard: false,
+            address_check_ms: None,
         };
         change(&mut network);
         self.put(&RecordKey::Network(key), &network);
@@ -156,6 +157,8 @@ impl World {
             quarantined_ms: None,
             rate: RateLimit::default(),
             guard: None,
+            address_check: None,
+            duplicate: None,
         };
         self.put(&RecordKey::Port(port.key.clone()), &port);
     }
@@ -239,6 +242,9 @@ impl World {
             active,
             changed_ms: 0,
             forced: String::new(),
+            adopted: false,
+            queues: 0,
+            mtu: 0,
         };
         self.put(&RecordKey::Binding(port), &binding);
     }

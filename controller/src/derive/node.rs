@@ -159,6 +159,12 @@ pub struct NodePort {
     pub generation: u64,
     /// Whether it takes part.
     pub stage: Stage,
+    /// Milliseconds for which its addresses are asked for before their first use here; 0: not at all.
+    pub address_check_ms: u32,
+    /// The interface is others'.
+    pub adopted: bool,
+    /// Pairs of queues of a tap; 0: one.
+    pub queues: u32,
 }
 
 /// A workload behind another VTEP.

@@ -292,6 +292,13 @@ fn holder(snapshot: &Snapshot, tenant: Tenant, told: &[Told], at_ms: i64) -> Hol
 impl EventKind {
     /// True if one knows after it where the port is in its life.
     fn says_state(self) -> bool {
-        !matches!(self, EventKind::Updated | EventKind::Repaired | EventKind::Moving | EventKind::Unknown)
+        !matches!(
+            self,
+            EventKind::Updated
+                | EventKind::Repaired
+                | EventKind::Moving
+                | EventKind::Duplicate
+                | EventKind::Unknown
+        )
     }
 }

@@ -85,6 +85,7 @@ fn fields(record: &Declared) -> Vec<(&'static str, String)> {
                 ),
             ),
             ("no_guard", flag(network.no_guard)),
+            ("address_check_ms", number(network.address_check_ms())),
         ],
         Some(Spec::Subnet(subnet)) => vec![
             ("vrf", subnet.vrf),

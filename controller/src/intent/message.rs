@@ -215,6 +215,7 @@ fn write_network(network: &Network) -> v1::Network {
         gateway_mac: network.gateway_mac.map_or_else(String::new, |mac| mac.to_string()),
         attachments: network.attachments.iter().map(|a| words::attachment(*a).into()).collect(),
         no_guard: network.no_guard,
+        address_check_ms: Some(network.address_check_ms()),
     }
 }
 

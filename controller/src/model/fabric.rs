@@ -212,3 +212,13 @@ pub enum Guard {
     /// Anything.
     Off,
 }
+
+/// Whether a port's addresses are asked for on the wire before their first use at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AddressCheck {
+    /// As long as the network says, or the default if that says never.
+    On,
+    /// Never.
+    Off,
+}

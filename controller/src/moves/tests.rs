@@ -16,6 +16,9 @@ fn binding(node: &str, generation: u64) -> Binding {
         active: true,
         changed_ms: 0,
         forced: String::new(),
+        adopted: false,
+        queues: 0,
+        mtu: 0,
     }
 }
 

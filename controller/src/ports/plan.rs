@@ -154,7 +154,10 @@ fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Pl
         Request::TurnBack { key, reason, force } => {
             transfer::turn_back(view, key, reason, *force, context.now_ms)
         }
-        Request::Update { key, rate, guard } => place::update(view, key, *rate, *guard),
+        Request::Update { key, rate, guard, address_check } => {
+            place::update(view, key, *rate, *guard, *address_check)
+        }
+        Request::Found { key, generation, found } => place::found(view, key, *generation, found.as_ref()),
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => end::release(view, key, context.now_ms),
         Request::Release { key, forget: true } => {
@@ -179,6 +182,32 @@ pub fn preview(
 /// Why a quarantined port's addresses cannot be given on yet, whatever the time: the node that had it may have it still.
 pub fn held_by_node(view: &View<'_>, key: &PortKey, context: Context<'_>) -> Option<PortError> {
     end::answered_for(view, key, context)
+}
+
+/// What would become of ports, were they created in this order; nothing is written.
+pub fn rehearse(
+    snapshot: &std::sync::Arc<crate::snapshot::Snapshot>,
+    ports: Vec<super::CreatePort>,
+    context: Context<'_>,
+) -> Vec<Result<Stored, PortError>> {
+    let mut overlay = super::overlay::Overlay::default();
+    let mut results = Vec::with_capacity(ports.len());
+    for port in ports {
+        let request = Request::Create(port);
+        let planned = plan(&View { snapshot, overlay: &overlay }, &request, context);
+        let effect = match planned {
+            Ok(Plan::Done(effect)) => Ok(*effect),
+            Ok(Plan::Write(planned)) => {
+                overlay.depart(0, &planned.effect, snapshot);
+                overlay.commit(&planned.effect.key, Revision(snapshot.revision.0 + 1), snapshot);
+                Ok(planned.effect)
+            }
+            Err(refusal) => Err(refusal.error),
+        };
+        let lost = || PortError::Internal("a created port would be gone".to_owned());
+        results.push(effect.and_then(|effect| effect.stored(snapshot.revision).ok_or_else(lost)));
+    }
+    results
 }
 
 /// When a released port's addresses go back to the pool, in Unix milliseconds; `None`: never, or it is not released.

@@ -73,7 +73,7 @@ enum Done {
     /// The snapshot has caught up as far as it will: plan again.
     Again(Vec<Job>),
     /// A quarantine was ended for a request that found no free address, or was not.
-    Displaced(PortKey, Box<Job>, Option<Answer>),
+    Displaced(PortKey, Box<Job>, Box<Option<Answer>>),
     /// A refusal was found to rest on what the store holds.
     Refused(Box<Job>, PortError),
 }
@@ -291,7 +291,7 @@ impl Task {
         self.displacing.insert(key.clone());
         let (by, since) = (Arc::clone(&job.by), Instant::now());
         self.backlog.push_front(Job { request, by, asked: job.asked, since, tries: 0, answer });
-        self.work.spawn(async move { Done::Displaced(key, Box::new(job), done.await.ok()) });
+        self.work.spawn(async move { Done::Displaced(key, Box::new(job), Box::new(done.await.ok())) });
     }
 
     fn displaced(&mut self, key: &PortKey, job: Job, answer: Option<Answer>) {
@@ -316,7 +316,7 @@ impl Task {
                 self.land(batch, outcome);
             }
             Ok(Done::Again(jobs)) => self.backlog.extend(jobs),
-            Ok(Done::Displaced(key, job, answer)) => self.displaced(&key, *job, answer),
+            Ok(Done::Displaced(key, job, answer)) => self.displaced(&key, *job, *answer),
             Ok(Done::Refused(job, error)) => {
                 let at = self.state.snapshot().revision;
                 job.refuse(error, at);
@@ -394,6 +394,7 @@ impl Request {
             | Request::Move(key, _)
             | Request::TurnBack { key, .. }
             | Request::Update { key, .. }
+            | Request::Found { key, .. }
             | Request::Unbind(key)
             | Request::Release { key, .. }
             | Request::Free { key, .. }

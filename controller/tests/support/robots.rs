@@ -160,6 +160,7 @@ impl Life {
                 programmed: true,
                 problem: String::new(),
                 stage: port.stage,
+                ..v1::PortStatus::default()
             };
             if agent.say(revision, ports.iter().map(said).collect()).await.is_err() {
                 return false;

@@ -52,7 +52,7 @@ impl Kernel {
                 self.add_link(&at.dev, request)
             }
             Step::ChildAdd { at, parent, child, mac, mtu } => self.add_child(at, parent, *child, *mac, *mtu),
-            Step::TapAdd { dev, mtu } => self.add_tap(dev, *mtu),
+            Step::TapAdd { dev, mtu, queues } => self.add_tap(dev, *mtu, *queues),
             Step::Move { uplink, bridge, back } => self.move_addresses(uplink, bridge, *back),
             Step::Announce { dev, mac, vlan, addresses, of } => {
                 announce::start_on_host(dev, *mac, *vlan, addresses.clone(), Some(of.clone()))
@@ -136,8 +136,8 @@ impl Kernel {
         Ok(())
     }
 
-    fn add_tap(&mut self, dev: &Dev, mtu: u32) -> Result<(), OpError> {
-        crate::tap::make(dev).map_err(|source| OpError::Tap { dev: dev.clone(), source })?;
+    fn add_tap(&mut self, dev: &Dev, mtu: u32, queues: u32) -> Result<(), OpError> {
+        crate::tap::make(dev, queues).map_err(|source| OpError::Tap { dev: dev.clone(), source })?;
         let Some(link) = self.get_link(dev)? else { return Err(OpError::NoDevice(dev.clone())) };
         self.learn_index(dev, link.index);
         let change = crate::op::LinkChange { mtu: Some(mtu), group: true, ..Default::default() };

@@ -45,7 +45,7 @@ pub enum Step {
     /// Say inside that the generation has been announced.
     ChildAlias { at: At, alias: String },
     /// Make a tap that lasts, down.
-    TapAdd { dev: Dev, mtu: u32 },
+    TapAdd { dev: Dev, mtu: u32, queues: u32 },
     /// Change a link.
     Set { dev: Dev, change: LinkChange },
     /// Take a link out of its bridge.
@@ -189,8 +189,9 @@ impl LanOp {
                     Child::Ipvlan => write!(f, "mtu {mtu} group {LINK_GROUP} type ipvlan mode l2"),
                 }
             }
-            Step::TapAdd { dev, mtu } => {
-                write!(f, "ip tuntap add dev {dev} mode tap ; ")?;
+            Step::TapAdd { dev, mtu, queues } => {
+                let many = if *queues > 1 { " multi_queue" } else { "" };
+                write!(f, "ip tuntap add dev {dev} mode tap{many} ; ")?;
                 write!(f, "ip link set dev {dev} mtu {mtu} group {LINK_GROUP}")
             }
             _ => Ok(()),

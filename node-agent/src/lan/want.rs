@@ -151,7 +151,7 @@ impl<'a> Wanting<'a> {
                     self.out.refused.insert(port.id.clone(), why);
                 }
                 Attach::Routed => group.routed.push(port),
-                Attach::BareMetal | Attach::VxlanBridge => {}
+                Attach::BareMetal | Attach::VxlanBridge | Attach::Adopted => {}
             }
         }
         groups.into_values().filter(|group| group.ports().next().is_some()).collect()

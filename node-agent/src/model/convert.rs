@@ -173,6 +173,7 @@ fn attach(port: &v1::NodePort, host: bool) -> Result<Attach, ItemError> {
     let vm = kind == v1::WorkloadKind::Vm;
     let attach = match attachment {
         _ if kind == v1::WorkloadKind::BareMetal => Attach::BareMetal,
+        _ if port.adopted => Attach::Adopted,
         A::Unspecified if vm => Attach::Tap,
         A::Unspecified if host => Attach::Bridge,
         A::Unspecified | A::VxlanBridge => Attach::VxlanBridge,
@@ -227,6 +228,8 @@ pub(super) fn port(port: &v1::NodePort, host: bool) -> Result<Port, ItemError> {
         rate: rate(port.rate.as_ref())?,
         attach,
         stage: stage(port.stage)?,
+        address_check_ms: port.address_check_ms,
+        queues: port.queues.clamp(1, 256),
     })
 }
 

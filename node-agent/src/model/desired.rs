@@ -32,6 +32,8 @@ pub struct Desired {
     neighbours: BTreeSet<(Vni, IpAddr, Mac)>,
     pub(super) fabric: Fabric,
     pub(super) rejected: BTreeMap<Item, Rejected>,
+    /// Ports that wait until nobody else has their addresses: as if they were prepared.
+    unchecked: BTreeSet<PortKey>,
 }
 
 impl Desired {
@@ -84,6 +86,11 @@ impl Desired {
     /// Ports by id.
     pub fn ports(&self) -> &BTreeMap<PortKey, Port> {
         &self.ports
+    }
+
+    /// True if it waits so.
+    pub(crate) fn is_held(&self, id: &PortKey) -> bool {
+        self.unchecked.contains(id)
     }
 
     /// Remote MACs.

@@ -36,6 +36,11 @@ impl Planner<'_> {
         if port.attach == Attach::Tap {
             return self.tap(port, dev);
         }
+        if port.attach == Attach::Adopted {
+            let problem = adopted_problem(port, self.observed.insides.get(dev));
+            self.problems.extend(problem.map(|why| (Key::Port(dev.clone()), why)));
+            return;
+        }
         if let Err(problem) = self.guard(port, dev) {
             self.problems.insert(Key::Port(dev.clone()), problem);
             return;
@@ -138,6 +143,30 @@ impl Planner<'_> {
         }
         self.set(Phase::Announce, &dev, LinkChange { alias: Some(alias), ..LinkChange::default() });
     }
+}
+
+/// What an adopted interface, which stays as it is, lacks to be the port.
+pub(crate) fn adopted_problem(port: &Port, inside: Option<&Inside>) -> Option<String> {
+    let Port { netns, interface, .. } = port;
+    let peer = match inside {
+        None => return Some(format!("netns {netns} was not looked into")),
+        Some(Inside::Unreachable(why)) => return Some(why.clone()),
+        Some(Inside::Absent | Inside::Foreign) => {
+            return Some(format!("netns {netns} has no interface {interface} any more, which was adopted"));
+        }
+        Some(Inside::Present(peer)) => peer,
+    };
+    let has = |ip: IpAddr| peer.addresses.keys().any(|address| address.ip == ip);
+    let missing = port.addresses.iter().find(|address| !has(address.ip));
+    let why = match missing {
+        _ if peer.mac != port.mac => format!("has MAC {} and not {}", peer.mac, port.mac),
+        Some(address) => format!("does not have {}", address.ip),
+        None if !peer.up => "is down".to_owned(),
+        None => return None,
+    };
+    Some(format!(
+        "interface {interface} in netns {netns} {why}; it was adopted, and is not changed from here"
+    ))
 }
 
 /// What the workload's interface lacks.

@@ -35,7 +35,11 @@ impl Planner<'_> {
         let host = found.clone().unwrap_or_else(|| {
             let made = LinkChange { mtu: Some(port.mtu), ..LinkChange::default() };
             self.new_ports.insert(tap.clone());
-            self.tap_step(Phase::Ports, dev, Step::TapAdd { dev: tap.clone(), mtu: port.mtu });
+            self.tap_step(
+                Phase::Ports,
+                dev,
+                Step::TapAdd { dev: tap.clone(), mtu: port.mtu, queues: port.queues },
+            );
             let mut host = HostSide { tap: true, ..HostSide::default() };
             (host.link.mtu, host.link.grouped) = (made.mtu.unwrap_or_default(), true);
             host

@@ -139,7 +139,7 @@ fn mac(bytes: &[u8]) -> Option<Mac> {
 }
 
 /// RFC 1071, over 16-bit words, begun with the sum of a pseudo header.
-fn checksum(begin: u32, bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(begin: u32, bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|c| u32::from(c[0]) << 8 | c.get(1).map_or(0, |b| u32::from(*b)));
     let mut sum = begin + words.sum::<u32>();
     while sum > 0xffff {
@@ -149,7 +149,7 @@ fn checksum(begin: u32, bytes: &[u8]) -> u16 {
 }
 
 /// RFC 8200 §8.1, not complemented.
-fn pseudo_header(source: Ipv6Addr, target: Ipv6Addr, length: usize) -> u32 {
+pub(crate) fn pseudo_header(source: Ipv6Addr, target: Ipv6Addr, length: usize) -> u32 {
     let words = |ip: Ipv6Addr| ip.segments().into_iter().map(u32::from).sum::<u32>();
     words(source) + words(target) + length as u32 + 58
 }

@@ -3,7 +3,6 @@
 //! Best is a workload of the network on this node: its frames take the way that workloads' frames take, with its guard,
 //! and whoever it asks can answer its address. Without one, the node's own device in the network serves for IPv4: an ARP
 //! request needs no address.
-#![allow(unsafe_code, reason = "link-layer socket addresses and the event loop have no safe constructors")]
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,11 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use causeway_proto::{Mac, Vni};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg};
 use nix::sys::time::TimeSpec;
-use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
-use tokio::io::Interest;
+use socket2::Socket;
 use tokio::io::unix::AsyncFd;
 
-use super::frame;
+use super::{frame, socket};
 use crate::dev::Dev;
 use crate::local::{Local, LocalPort};
 use crate::model::{Attach, Child, IfAddr, NetnsRef};
@@ -120,7 +118,7 @@ pub(super) fn places(local: &Local, vni: Vni, target: IpAddr) -> Result<Vec<Plac
 
 /// True for what has an end on the network's own segment that can be entered.
 fn sends_frames(port: &LocalPort) -> bool {
-    port.attach.has_inside() && port.attach != Attach::Routed
+    port.attach.has_inside() && !matches!(port.attach, Attach::Routed | Attach::Adopted)
 }
 
 /// The address that shares a subnet with the target: whoever has the target answers it directly.
@@ -158,9 +156,7 @@ impl Source {
 
     /// Registers the socket with this thread's event loop.
     pub(super) fn watch(&self) -> io::Result<AsyncFd<Socket>> {
-        let socket = self.socket.try_clone()?;
-        // SAFETY: a socket always gives the same descriptor, which it owns and closes when it is dropped.
-        unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) }.map_err(io::Error::from)
+        socket::watch(self.socket.try_clone()?)
     }
 
     /// True if the namespace that it was opened in still goes by its name.
@@ -200,66 +196,10 @@ fn stamp(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<Duration
 
 /// In the place's namespace: a socket that takes answers of the target only, and the interface's MAC.
 fn open(place: &Place, target: IpAddr) -> io::Result<(Socket, Mac)> {
-    // Protocol 0 takes nothing until the filter is there.
-    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
-    socket.set_nonblocking(true)?;
+    let (socket, mac) = socket::open(&place.interface, &frame::filter(target), place.promiscuous)?;
     socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
-    socket.attach_filter(&frame::filter(target))?;
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::ReceiveTimestampns, &true)?;
-    let index = nix::net::if_::if_nametoindex(place.interface.as_str()).map_err(io::Error::from)?;
-    let index = i32::try_from(index).map_err(io::Error::other)?;
-    socket.bind(&link_address(index))?;
-    if place.promiscuous {
-        join_promiscuous(&socket, index)?;
-    }
-    let mac = link_mac(&socket.local_addr()?).ok_or_else(|| io::Error::other("it has no MAC address"))?;
     Ok((socket, mac))
-}
-
-/// All frames of the interface.
-fn link_address(index: i32) -> SockAddr {
-    let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: sockaddr_ll is a sockaddr shorter than the storage, which is zeroed, and all-zero is valid for its fields.
-    let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
-    link.sll_family = libc::AF_PACKET as u16;
-    link.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-    link.sll_ifindex = index;
-    let length = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: the first `length` bytes of the storage are the sockaddr_ll just written.
-    unsafe { SockAddr::new(storage, length) }
-}
-
-fn link_mac(address: &SockAddr) -> Option<Mac> {
-    // The kernel says the length up to the end of the MAC, two bytes before that of the structure.
-    if i32::from(address.family()) != libc::AF_PACKET || address.len() < 18 {
-        return None;
-    }
-    // SAFETY: the family says what it is; the storage behind it has room for, and is aligned for, any address.
-    let link = unsafe { &*address.as_ptr().cast::<libc::sockaddr_ll>() };
-    let mac: [u8; 6] = link.sll_addr.first_chunk().copied()?;
-    (link.sll_halen == 6).then_some(Mac::new(mac))
-}
-
-/// Ends with the socket.
-fn join_promiscuous(socket: &Socket, index: i32) -> io::Result<()> {
-    let request = libc::packet_mreq {
-        mr_ifindex: index,
-        mr_type: libc::PACKET_MR_PROMISC as u16,
-        mr_alen: 0,
-        mr_address: [0; 8],
-    };
-    let length = std::mem::size_of::<libc::packet_mreq>() as libc::socklen_t;
-    // SAFETY: the option takes a packet_mreq of this length, which lives until the call returns.
-    let done = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            std::ptr::from_ref(&request).cast(),
-            length,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]

@@ -70,6 +70,9 @@ impl<D: Dataplane> Reconciler<D> {
                 }
             }
         }
+        if let Some(observed) = &self.observed {
+            self.firsts.review(&mut self.desired, observed, tokio::time::Instant::now());
+        }
         let scope = std::mem::replace(&mut self.dirty, Scope::Keys(BTreeSet::new()));
         let Some(observed) = &self.observed else {
             self.dirty = Scope::All;

@@ -6,6 +6,8 @@ use causeway_proto::v1;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::first::{self, Firsts};
+use crate::acd::Evidence;
 use crate::dev::Dev;
 use crate::local::{Local, LocalNetwork, LocalPort};
 use crate::model::{Desired, Item, Key, Port, Stage};
@@ -19,6 +21,7 @@ struct PortState {
     generation: u64,
     stage: v1::PortStage,
     problem: Option<String>,
+    duplicate: Option<Evidence>,
 }
 
 #[derive(Debug)]
@@ -49,6 +52,11 @@ impl Statuses {
     pub(super) fn report_all(&mut self) {
         self.reported.clear();
         self.reported_node = None;
+    }
+
+    /// Says of a port what there is to say, even if that was said before.
+    pub(super) fn renew(&mut self, id: &str) {
+        self.reported.remove(id);
     }
 
     pub(super) fn set_node_problems(&mut self, problems: Vec<String>) {
@@ -105,17 +113,28 @@ impl Statuses {
         }
     }
 
-    fn port_state(&self, port: &Port) -> PortState {
+    fn port_state(&self, desired: &Desired, firsts: &Firsts, port: &Port) -> PortState {
         // The cause before what follows from it.
         let keys =
             [Key::Lan, Key::Network(port.vni), Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)];
         let problem = keys.iter().find_map(|key| self.problems.get(key)).cloned();
-        PortState { generation: port.generation, stage: stage(port.stage), problem }
+        let found = firsts.evidence(&port.id).filter(|_| desired.is_held(&port.id));
+        match found {
+            Some(found) if problem.is_none() => PortState {
+                generation: port.generation,
+                stage: v1::PortStage::Active,
+                problem: Some(first::words(found, port)),
+                duplicate: Some(found.clone()),
+            },
+            _ => {
+                PortState { generation: port.generation, stage: stage(port.stage), problem, duplicate: None }
+            }
+        }
     }
 
     /// Sends what changed since the last time, if anything.
-    pub(super) fn send(&mut self, desired: &Desired) {
-        let states = self.states(desired);
+    pub(super) fn send(&mut self, desired: &Desired, firsts: &Firsts) {
+        let states = self.states(desired, firsts);
         let changed = states.iter().filter(|(id, state)| self.reported.get(*id) != Some(state));
         let ports: Vec<v1::PortStatus> = changed.map(|(id, state)| message(id, state)).collect();
         let node = (desired.revision(), self.node_problems(desired));
@@ -134,21 +153,27 @@ impl Statuses {
         }
     }
 
-    fn states(&self, desired: &Desired) -> BTreeMap<String, PortState> {
-        let mut states: BTreeMap<String, PortState> =
-            desired.ports().values().map(|p| (p.id.to_string(), self.port_state(p))).collect();
+    fn states(&self, desired: &Desired, firsts: &Firsts) -> BTreeMap<String, PortState> {
+        let state = |port: &Port| (port.id.to_string(), self.port_state(desired, firsts, port));
+        let mut states: BTreeMap<String, PortState> = desired.ports().values().map(state).collect();
         for (item, rejected) in desired.rejected() {
             if let Item::Port(id) = item {
                 let problem = Some(rejected.reason.clone());
                 let stage = v1::PortStage::Unspecified;
-                states.insert(id.clone(), PortState { generation: rejected.generation, stage, problem });
+                let generation = rejected.generation;
+                states.insert(id.clone(), PortState { generation, stage, problem, duplicate: None });
             }
         }
         states
     }
 
     /// What lives here, for others.
-    pub(super) fn local(&self, desired: &Desired) -> Local {
+    pub(super) fn local(&self, desired: &Desired, firsts: &Firsts) -> Local {
+        let problem = |port: &Port| {
+            let waits = || "its network is asked whether somebody has its addresses".to_owned();
+            let problem = self.port_state(desired, firsts, port).problem;
+            problem.or_else(|| desired.is_held(&port.id).then(waits))
+        };
         let port = |port: &Port| LocalPort {
             vni: port.vni,
             mac: port.mac,
@@ -157,7 +182,7 @@ impl Statuses {
             interface: port.interface.clone(),
             attach: port.attach,
             generation: port.generation,
-            problem: self.port_state(port).problem,
+            problem: problem(port),
         };
         let rejected = desired.rejected().iter().filter_map(|(item, why)| match item {
             Item::Port(id) => Some((id.parse().ok()?, (why.generation, why.reason.clone()))),
@@ -170,7 +195,7 @@ impl Statuses {
             ports: desired
                 .ports()
                 .iter()
-                .filter(|(_, found)| found.stage.is_active())
+                .filter(|(id, found)| found.stage.is_active() || desired.is_held(id))
                 .map(|(id, found)| (id.clone(), port(found)))
                 .collect(),
             rejected: rejected.collect(),
@@ -212,6 +237,12 @@ fn message(id: &str, state: &PortState) -> v1::PortStatus {
         programmed: state.problem.is_none(),
         problem: state.problem.clone().unwrap_or_default(),
         stage: state.stage.into(),
+        duplicate: state.duplicate.as_ref().map(|found| v1::Duplicate {
+            address: found.address.to_string(),
+            mac: found.mac.to_string(),
+            interface: found.interface.to_string(),
+            seen_ms: found.seen_ms,
+        }),
     }
 }
 

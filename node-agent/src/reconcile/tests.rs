@@ -2,6 +2,8 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use super::*;
+use crate::acd::{Answer, Evidence, Outcome};
+use crate::dev::Dev;
 use crate::kernel::{Heard, OpError};
 use crate::netlink::NetlinkError;
 use crate::observed::Inside;
@@ -105,6 +107,8 @@ struct Bench {
     commands: mpsc::Sender<Command>,
     statuses: mpsc::Receiver<v1::AgentStatus>,
     progress: watch::Receiver<Progress>,
+    questions: mpsc::Receiver<Question>,
+    answers: mpsc::Sender<Answer>,
     _stop: tokio_util::sync::DropGuard,
 }
 
@@ -119,9 +123,10 @@ impl Bench {
         let (give, statuses) = mpsc::channel(64);
         let (publish, progress) = watch::channel(Progress::default());
         let stop = CancellationToken::new();
-        let reconciler = Reconciler::new(fake.clone(), Timing::default(), give, publish, no_checks);
+        let (detector, questions, answers) = Detector::pair();
+        let reconciler = Reconciler::new(fake.clone(), Timing::default(), give, publish, no_checks, detector);
         tokio::spawn(reconciler.run(take, stop.clone()));
-        Bench { fake, commands, statuses, progress, _stop: stop.drop_guard() }
+        Bench { fake, commands, statuses, progress, questions, answers, _stop: stop.drop_guard() }
     }
 
     async fn set(&self, state: &v1::NodeState) {
@@ -185,6 +190,39 @@ async fn port_is_programmed_once_and_reported_once() {
     assert!(bench.taken().is_empty());
     bench.commands.send(Command::ReportAll).await.unwrap();
     assert!(bench.port().await.programmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_use_waits_for_the_answer_and_says_who_has_the_address() {
+    let mut bench = Bench::new();
+    let mut wanted = state();
+    wanted.ports[0].address_check_ms = 200;
+    bench.set(&wanted).await;
+    let port = bench.port().await;
+    assert!(port.programmed && port.stage() == v1::PortStage::Prepared, "{port:?}");
+    let taken = bench.taken();
+    let up =
+        |taken: &[String]| taken.iter().any(|s| s.starts_with("ip link set dev cwp") && s.ends_with(" up"));
+    assert!(taken.iter().any(|s| s.contains("type veth")) && !up(&taken), "there, but down: {taken:#?}");
+    let Question { serial, port: id, addresses, wires, wait, .. } = bench.questions.recv().await.unwrap();
+    assert_eq!((addresses.len(), wires.len(), wait), (2, 2, Duration::from_millis(200)));
+    let found = Evidence {
+        address: addresses[0],
+        mac: causeway_proto::Mac::new([2, 9, 9, 9, 9, 9]),
+        interface: Dev::new("cwb100"),
+        seen_ms: 1_700_000_000_000,
+    };
+    let answer = Answer { serial, port: id.clone(), outcome: Outcome::Taken(found) };
+    bench.answers.send(answer).await.unwrap();
+    let port = bench.port().await;
+    assert!(!port.programmed && port.stage() == v1::PortStage::Active, "{port:?}");
+    assert!(port.problem.contains("02:09:09:09:09:09 answered an ARP probe on cwb100"), "{}", port.problem);
+    assert_eq!(port.duplicate.map(|found| found.mac), Some("02:09:09:09:09:09".into()));
+    let Question { serial, .. } = bench.questions.recv().await.unwrap();
+    bench.answers.send(Answer { serial, port: id, outcome: Outcome::Free }).await.unwrap();
+    let port = bench.port().await;
+    assert!(port.programmed && port.stage() == v1::PortStage::Active && port.duplicate.is_none(), "{port:?}");
+    assert!(up(&bench.taken()));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! The data plane on the real kernel, in private network namespaces. Needs root.
 
+mod acd;
+mod adopt;
 mod attach;
 mod divert;
 mod drift;

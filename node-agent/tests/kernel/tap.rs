@@ -16,6 +16,15 @@ pub(crate) struct Tap(File);
 impl Tap {
     /// Opens an existing tap in a namespace, as a VM monitor does.
     pub(crate) fn open(netns: &Netns, name: &str) -> Result<Self> {
+        Tap::open_as(netns, name, 0)
+    }
+
+    /// The same for one of several pairs of queues.
+    pub(crate) fn open_queue(netns: &Netns, name: &str) -> Result<Self> {
+        Tap::open_as(netns, name, libc::IFF_MULTI_QUEUE)
+    }
+
+    fn open_as(netns: &Netns, name: &str, flags: libc::c_int) -> Result<Self> {
         let path = netns.path();
         let name = name.to_owned();
         let thread = std::thread::spawn(move || -> Result<File> {
@@ -30,7 +39,7 @@ impl Tap {
             for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
                 *to = *from as libc::c_char;
             }
-            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | flags) as libc::c_short;
             // SAFETY: the kernel reads and writes one ifreq, which lives on this stack.
             let result = unsafe { libc::ioctl(tun.as_raw_fd(), 0x4004_54ca, &mut request) };
             ensure!(result == 0, "TUNSETIFF: {}", std::io::Error::last_os_error());

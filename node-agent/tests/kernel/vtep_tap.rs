@@ -112,3 +112,46 @@ async fn a_tap_of_others_is_taken_and_never_deleted() -> Result<()> {
     wait_for("left alone", PATIENCE, left).await?;
     a.wait_settled(&of_a).await
 }
+
+/// One with several pairs of queues, an MTU and a name that were asked for; and one of others, by nova's rule.
+#[tokio::test]
+async fn taps_have_the_queues_the_mtu_and_the_name_that_were_asked_for() -> Result<()> {
+    let mut a = Host::new("a", "192.0.2.1")?;
+    let nobody = Netns::new("n")?;
+    let mut wanted = state(&a, 5, &nobody, 6, "192.0.2.2");
+    wanted.ports[0] = v1::NodePort {
+        kind: v1::WorkloadKind::Vm.into(),
+        attachment: v1::Attachment::Tap.into(),
+        netns: String::new(),
+        interface: "vm5".into(),
+        queues: 4,
+        mtu: 1400,
+        ..wanted.ports[0].clone()
+    };
+    a.set(&wanted).await?;
+    a.wait_port("default/n100/p5", 1, "").await?;
+    let link = a.netns.run("ip -d link show dev vm5")?;
+    ensure!(link.contains("mtu 1400") && link.contains("multi_queue"), "{link}");
+    let queues: Vec<Tap> = (0..4).map(|_| Tap::open_queue(&a.netns, "vm5")).collect::<Result<_>>()?;
+    ensure!(queues.len() == 4 && Tap::open(&a.netns, "vm5").is_err(), "it is opened as what it is");
+    drop(queues);
+    a.wait_settled(&wanted).await?;
+    // One that somebody else has made is taken as it is; ours goes.
+    let other = "tap0a1b2c3d-4e";
+    a.netns.run(&format!("ip tuntap add dev {other} mode tap multi_queue"))?;
+    wanted.revision = 2;
+    wanted.ports[0] =
+        v1::NodePort { interface: other.into(), generation: 2, queues: 0, ..wanted.ports[0].clone() };
+    a.set(&wanted).await?;
+    a.wait_port("default/n100/p5", 2, "").await?;
+    let link = a.netns.run(&format!("ip -d link show dev {other}"))?;
+    ensure!(link.contains("master cwb100") && link.contains("mtu 1400"), "taken by its name: {link}");
+    ensure!(link.contains("multi_queue"), "as its maker wanted it: {link}");
+    wait_for("ours is gone", PATIENCE, || Ok(a.netns.run("ip link show dev vm5").is_err())).await?;
+    wanted.revision = 3;
+    wanted.ports.clear();
+    a.set(&wanted).await?;
+    let left = || Ok(!a.netns.run(&format!("ip -d link show dev {other}"))?.contains("master"));
+    wait_for("that of others only leaves the bridge", PATIENCE, left).await?;
+    Ok(())
+}

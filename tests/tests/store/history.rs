@@ -113,7 +113,7 @@ impl World {
             Op::Unbind(port) => ports.unbind(key(port)).await.map(|stored| stored.revision),
             Op::Rate(port, kbit) => {
                 let rate = RateLimit { in_kbit: kbit, out_kbit: 0 };
-                ports.update(key(port), Some(rate), None).await.map(|stored| stored.revision)
+                ports.update(key(port), Some(rate), None, None).await.map(|stored| stored.revision)
             }
             Op::Release(port, forget) => ports.release(key(port), forget).await,
         };

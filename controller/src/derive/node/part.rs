@@ -11,8 +11,14 @@ use super::{
 };
 use crate::derive::presence::{is_bridged_at, is_present, networks_of_node, router_mac_at, vteps_of_network};
 use crate::derive::routing::{domain, irb, leaks, table};
-use crate::derive::{Bound, Seat, View, bound, drifted, evpn, place, ports_of_node, ports_on_node, seat};
-use crate::model::{Attachment, Guard, Irb, Network, Node, NodeMode, WorkloadKind};
+use crate::derive::{
+    Bound, Seat, Stage, View, bound, drifted, evpn, place, ports_of_node, ports_on_node, seat,
+};
+use crate::model::{
+    ADDRESS_CHECK_MS, AddressCheck, Attachment, Guard, Irb, Network, Node, NodeMode, WorkloadKind,
+};
+use crate::moves;
+use crate::snapshot::Snapshot;
 
 /// Equal ways to a connected subnet at most.
 const MOST_WAYS: usize = 16;
@@ -154,7 +160,8 @@ impl<'a> Here<'a> {
 
     fn port(&self, key: &PortKey) -> Option<NodePort> {
         let snapshot = &self.view.snapshot;
-        let Seat { port, binding, network, stage, .. } = seat(snapshot, &self.me.name, key)?;
+        let seat = seat(snapshot, &self.me.name, key)?;
+        let Seat { port, binding, network, stage, .. } = seat;
         // Bare metal needs nothing on its node.
         let attachment = binding.attachment?;
         let mut gateways: Vec<IpAddr> = Vec::new();
@@ -180,7 +187,10 @@ impl<'a> Here<'a> {
             addresses,
             gateways,
             gateway_mac: held.then(|| network.gateway_mac()),
-            mtu: workload_mtu(snapshot, network, self.me),
+            mtu: match workload_mtu(snapshot, network, self.me) {
+                most if binding.mtu > 0 => most.min(binding.mtu),
+                most => most,
+            },
             kind: binding.kind,
             attachment,
             macvlan_mode: binding.macvlan_mode,
@@ -190,6 +200,9 @@ impl<'a> Here<'a> {
             interface: binding.interface.clone(),
             generation: binding.generation,
             stage,
+            address_check_ms: address_check_ms(snapshot, key, &seat),
+            adopted: binding.adopted,
+            queues: binding.queues,
         })
     }
 
@@ -367,5 +380,21 @@ impl<'a> Here<'a> {
             }
         }
         ports
+    }
+}
+
+/// Milliseconds for which a port's addresses are asked for before their first use at a node; 0: not at all. What comes by
+/// a move is still answered for by its old place, or was a moment ago; what was bound by force may be, and somebody has
+/// decided so; what is adopted answers for itself.
+fn address_check_ms(snapshot: &Snapshot, key: &PortKey, seat: &Seat<'_>) -> u32 {
+    let Seat { port, binding, network, .. } = seat;
+    let moved = snapshot.moves.get(key).is_some_and(|record| moves::holds(&record.value, binding));
+    if seat.stage != Stage::Active || moved || binding.adopted || !binding.forced.is_empty() {
+        return 0;
+    }
+    match (port.address_check, network.address_check_ms()) {
+        (Some(AddressCheck::Off), _) => 0,
+        (Some(AddressCheck::On), 0) => ADDRESS_CHECK_MS,
+        (_, ms) => ms,
     }
 }

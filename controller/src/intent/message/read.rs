@@ -13,7 +13,7 @@ use causeway_proto::{AddressRange, Mac, Name, NetworkKey, Prefix, VlanId, Vni, v
 
 use super::{Declared, Violation, short, words};
 use crate::alloc;
-use crate::model::{Network, Peer, QUARANTINE_SECONDS, Subnet, Vrf, VrfRoute};
+use crate::model::{ADDRESS_CHECK_MS, Network, Peer, QUARANTINE_SECONDS, Subnet, Vrf, VrfRoute};
 use crate::ports::plan::check_labels;
 
 /// MTU of a network in bytes when none is given: a 1500-byte underlay less VXLAN's 50.
@@ -213,6 +213,8 @@ fn read_mac(fields: &mut Fields, field: &str, text: &str) -> Option<Mac> {
 
 /// Longest quarantine in seconds: a year.
 const LONGEST_QUARANTINE: u64 = 31_536_000;
+/// Shortest and longest time for which addresses are asked for, in milliseconds.
+const ADDRESS_CHECKS: std::ops::RangeInclusive<u32> = 20..=10_000;
 
 fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
     let vrf = fields.vrf(&network.vrf);
@@ -232,6 +234,14 @@ fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
             fields.add("quarantine_seconds", format!("{n} is not between 0 and {LONGEST_QUARANTINE}"));
         }
         seconds
+    });
+    let address_check_ms = network.address_check_ms.filter(|ms| {
+        let known = *ms == 0 || ADDRESS_CHECKS.contains(ms);
+        if !known {
+            let (least, most) = ADDRESS_CHECKS.into_inner();
+            fields.add("address_check_ms", format!("{ms} is neither 0 nor between {least} and {most}"));
+        }
+        known
     });
     let labels = fields.labels(&network.labels);
     let irb = words::read_irb(network.irb).unwrap_or_else(|| {
@@ -265,6 +275,7 @@ fn read_network(fields: &mut Fields, network: &v1::Network) -> Option<Network> {
         gateway_mac,
         attachments,
         no_guard: network.no_guard,
+        address_check_ms: address_check_ms.filter(|ms| *ms != ADDRESS_CHECK_MS),
     })
 }
 

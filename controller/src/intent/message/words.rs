@@ -2,7 +2,7 @@
 
 use causeway_proto::v1;
 
-use crate::model::{Attachment, Guard, HostBridge, Irb, MacvlanMode, NodeMode, WorkloadKind};
+use crate::model::{AddressCheck, Attachment, Guard, HostBridge, Irb, MacvlanMode, NodeMode, WorkloadKind};
 
 /// A node's mode.
 pub(crate) fn mode(mode: NodeMode) -> v1::NodeMode {
@@ -142,5 +142,23 @@ pub(crate) fn read_guard(guard: i32) -> Option<Option<Guard>> {
         v1::Guard::Unspecified => None,
         v1::Guard::On => Some(Guard::On),
         v1::Guard::Off => Some(Guard::Off),
+    })
+}
+
+/// Whether a port's addresses are asked for before their first use.
+pub(crate) fn address_check(check: Option<AddressCheck>) -> v1::AddressCheck {
+    match check {
+        None => v1::AddressCheck::Unspecified,
+        Some(AddressCheck::On) => v1::AddressCheck::On,
+        Some(AddressCheck::Off) => v1::AddressCheck::Off,
+    }
+}
+
+/// Whether a port's addresses are asked for; the outer `None`: not known, the inner: not given.
+pub(crate) fn read_address_check(check: i32) -> Option<Option<AddressCheck>> {
+    Some(match v1::AddressCheck::try_from(check).ok()? {
+        v1::AddressCheck::Unspecified => None,
+        v1::AddressCheck::On => Some(AddressCheck::On),
+        v1::AddressCheck::Off => Some(AddressCheck::Off),
     })
 }

@@ -47,6 +47,7 @@ proptest! {
                 gateway_mac: prefix.clone(),
                 attachments: vec![(n % 8).cast_signed()],
                 no_guard: true,
+                address_check_ms: Some(n),
                 ..network(&name, n)
             }),
             Spec::Peer(v1::Peer { address: prefix.clone(), asn: n, port: n, hold_seconds: n, gtsm_hops: n, restart_seconds: n, ..Default::default() }),

@@ -95,7 +95,17 @@ fn find(
         let labels = if create.labels.is_empty() { port.labels.clone() } else { create.labels.clone() };
         let rate = if create.rate.is_none() { port.rate } else { create.rate };
         let guard = create.guard.or(port.guard);
-        let back = Port { released_ms: None, quarantined_ms: None, labels, rate, guard, ..port.clone() };
+        let address_check = create.address_check.or(port.address_check);
+        let back = Port {
+            released_ms: None,
+            quarantined_ms: None,
+            labels,
+            rate,
+            guard,
+            address_check,
+            duplicate: None,
+            ..port.clone()
+        };
         planned.put_port(back)?;
     }
     if let Some(place) = &create.bind {
@@ -192,6 +202,8 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
         quarantined_ms: None,
         rate: create.rate,
         guard: create.guard,
+        address_check: create.address_check,
+        duplicate: None,
     };
     planned.put_port(port.clone())?;
     if let Some(place) = &create.bind {

@@ -6,8 +6,11 @@ pub(super) use super::create::port_as_seen;
 use super::create::{done_or_write, unchanged};
 use super::{Context, Part, Plan, Planned, Refusal, as_seen, end, fit, network_record};
 use crate::derive::imports::Imports;
+use crate::history::EventKind;
 use crate::keys::RecordKey;
-use crate::model::{Attachment, Binding, Guard, Node, NodeMode, Port, RateLimit, WorkloadKind};
+use crate::model::{
+    AddressCheck, Attachment, Binding, Duplicate, Guard, Node, NodeMode, Port, RateLimit, WorkloadKind,
+};
 use crate::moves::ledger;
 use crate::ports::overlay::View;
 use crate::ports::{Hearing, Place, PortError};
@@ -17,6 +20,10 @@ use crate::snapshot::Snapshot;
 const LONGEST_INTERFACE: usize = 15;
 /// Longest path of a namespace: the kernel's PATH_MAX less the final zero.
 const LONGEST_PATH: usize = 4095;
+/// Pairs of queues of a tap at most: the kernel's MAX_TAP_QUEUES.
+const MOST_QUEUES: u32 = 256;
+/// MTUs that can be asked for: IPv4's least (RFC 791) and the largest that networks have.
+const MTUS: std::ops::RangeInclusive<u32> = 68..=9216;
 
 /// What can be said of a place without the store.
 pub(super) fn check(place: &Place, at: &str) -> Result<(), PortError> {
@@ -43,6 +50,21 @@ pub(super) fn check(place: &Place, at: &str) -> Result<(), PortError> {
     }
     if place.kind == WorkloadKind::BareMetal && place.attachment.is_some() {
         return wrong("attachment", "makes no sense for bare metal, which hangs on a wire");
+    }
+    if place.adopted && place.kind != WorkloadKind::Container {
+        return wrong("adopted", "is for containers: a VM's tap that is there is taken by its name");
+    }
+    if place.adopted && (place.attachment.is_some() || place.mtu > 0) {
+        return wrong("adopted", "makes no sense with an attachment or MTU: the interface is as it is");
+    }
+    if place.queues > 0 && place.kind != WorkloadKind::Vm {
+        return wrong("queues", "are those of a VM's tap");
+    }
+    if place.queues > MOST_QUEUES {
+        return wrong("queues", "are more than 256");
+    }
+    if place.mtu > 0 && (!MTUS.contains(&place.mtu) || place.kind == WorkloadKind::BareMetal) {
+        return wrong("mtu", "is not between 68 and 9216, or of bare metal, which has its own");
     }
     if !place.interface.is_empty()
         && let Err(reason) = interface_name(&place.interface)
@@ -207,6 +229,18 @@ pub(super) fn target(
         let error = PortError::NoNetwork(key.network.clone());
         return Err(Refusal::missing(error, &network_record(&key.network)));
     };
+    if place.mtu > network.value.mtu {
+        let reason = format!("{} is more than the network's {}", place.mtu, network.value.mtu);
+        return Err(PortError::Field { field: "binding.mtu".to_owned(), reason }.into());
+    }
+    let low = place.mtu > 0 && place.mtu < 1280 && port.addresses.iter().any(std::net::IpAddr::is_ipv6);
+    if low {
+        let reason = format!("{} is less than the 1280 that IPv6 needs (RFC 8200)", place.mtu);
+        return Err(PortError::Field { field: "binding.mtu".to_owned(), reason }.into());
+    }
+    if place.adopted {
+        planned.kind = Some(EventKind::Adopted);
+    }
     let (kind, attachment) = (place.kind, resolved(place, &node.value));
     if let Some(unfit) = fit::unfit(view.snapshot, &network.value, &node.value, kind, attachment) {
         let error = PortError::Precondition {
@@ -259,6 +293,9 @@ pub(super) fn target(
         active: true,
         changed_ms: 0,
         forced: String::new(),
+        adopted: place.adopted,
+        queues: place.queues,
+        mtu: place.mtu,
     })
 }
 
@@ -315,6 +352,7 @@ pub(super) fn same_place(view: &View<'_>, binding: &Binding, place: &Place) -> b
         && binding.attachment == resolved(place, &node.value)
         && binding.macvlan_mode == place.macvlan_mode.unwrap_or_default()
         && binding.netns == place.netns
+        && (binding.adopted, binding.queues, binding.mtu) == (place.adopted, place.queues, place.mtu)
         && interface(place, &binding.port, &node.value).is_ok_and(|name| name == binding.interface)
 }
 
@@ -331,10 +369,15 @@ pub(super) fn update(
     key: &PortKey,
     rate: Option<RateLimit>,
     guard: Option<Option<Guard>>,
+    address_check: Option<AddressCheck>,
 ) -> Result<Plan, Refusal> {
     let (port, at) = existing(view, key)?;
-    let changed =
-        Port { rate: rate.unwrap_or(port.rate), guard: guard.unwrap_or(port.guard), ..port.clone() };
+    let changed = Port {
+        rate: rate.unwrap_or(port.rate),
+        guard: guard.unwrap_or(port.guard),
+        address_check: address_check.or(port.address_check),
+        ..port.clone()
+    };
     if changed == *port {
         return Ok(unchanged(view, key, port, at));
     }
@@ -342,6 +385,32 @@ pub(super) fn update(
     planned.compares.push(port_as_seen(key, at));
     planned.effect.binding = view.binding_part(key);
     planned.put_port(changed)?;
+    Ok(Plan::Write(Box::new(planned)))
+}
+
+/// Somebody else was found with an address of the port, or is not any more; only if it is still bound so.
+pub(super) fn found(
+    view: &View<'_>,
+    key: &PortKey,
+    generation: u64,
+    found: Option<&Duplicate>,
+) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    let bound = |(binding, _): (&Binding, _)| binding.active && binding.generation == generation;
+    if port.duplicate.as_ref() == found || !view.binding(key).is_some_and(bound) {
+        return Ok(unchanged(view, key, port, at));
+    }
+    let mut planned = Planned::new(key);
+    planned.compares.push(port_as_seen(key, at));
+    planned.effect.binding = view.binding_part(key);
+    if let Some(Duplicate { address, mac, interface, .. }) = found.or(port.duplicate.as_ref()) {
+        planned.cause = match found {
+            Some(_) => format!("{address} is in use by {mac}, which answered on {interface} of its node"),
+            None => format!("{mac} does not answer for {address} any more"),
+        };
+    }
+    planned.kind = found.map(|_| EventKind::Duplicate);
+    planned.put_port(Port { duplicate: found.cloned(), ..port.clone() })?;
     Ok(Plan::Write(Box::new(planned)))
 }
 

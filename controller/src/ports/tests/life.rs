@@ -70,7 +70,7 @@ fn rate_and_guard_change_live_and_outlive_a_repeated_create() {
     let first = world.run(&Request::Create(asked.clone()), 1).unwrap().unwrap();
     assert_eq!((first.port.rate, first.port.guard), (slow, Some(Guard::Off)));
     let fast = RateLimit { in_kbit: 9_000, out_kbit: 1 };
-    let update = |rate, guard| Request::Update { key: key("a"), rate, guard };
+    let update = |rate, guard| Request::Update { key: key("a"), rate, guard, address_check: None };
     let changed = world.run(&update(Some(fast), None), 2).unwrap().unwrap();
     assert_eq!((changed.port.rate, changed.port.guard), (fast, Some(Guard::Off)));
     assert_eq!(changed.binding, first.binding, "it lives where it lived");
@@ -80,7 +80,7 @@ fn rate_and_guard_change_live_and_outlive_a_repeated_create() {
     assert_eq!((reset.port.rate, reset.port.guard), (fast, None));
     let again = world.run(&Request::Create(asked), 5).unwrap().unwrap();
     assert_eq!((again.port.rate, again.created), (fast, false), "a repeated create takes nothing back");
-    let none = Request::Update { key: key("nobody"), rate: None, guard: None };
+    let none = Request::Update { key: key("nobody"), rate: None, guard: None, address_check: None };
     assert!(matches!(world.run(&none, 6), Err(PortError::NoPort(_))));
 }
 
@@ -159,4 +159,52 @@ fn an_address_is_free_only_when_its_node_has_said_that_it_is_down() {
     world.hearing.applied = given_up.revision;
     world.run(&over(), 4).unwrap();
     assert_eq!(world.create("c").unwrap().port.addresses, first.port.addresses);
+}
+
+#[test]
+fn what_is_adopted_keeps_what_it_has_and_is_rehearsed_by_the_same_rules() {
+    let mut world = World::with_network();
+    world.run(&Request::Create(CreatePort { addresses: vec![ip(6)], ..create("has") }), 1).unwrap();
+    let adopted = |name: &str, last: u8, interface: &str| {
+        let bind = Some(Place { adopted: true, interface: interface.into(), ..place(1) });
+        let mac = Some(Mac::new([2, 0x42, 0, 0, 0, last]));
+        CreatePort { addresses: vec![ip(last)], mac, bind, ..create(name) }
+    };
+    let wanted = vec![
+        adopted("a", 7, "eth0"),
+        adopted("b", 6, "eth1"),
+        adopted("c", 7, "eth2"),
+        adopted("a", 7, "eth0"),
+    ];
+    let heard = Imports::default();
+    let context = Context { now_ms: 2, seed: None, heard: &heard, hearing: &|_| Hearing::default() };
+    let snapshot = std::sync::Arc::new(world.snapshot.clone());
+    let said = crate::ports::plan::rehearse(&snapshot, wanted.clone(), context);
+    let first = said[0].as_ref().unwrap();
+    assert!(first.created && first.binding.as_ref().is_some_and(|binding| binding.adopted));
+    let owner = |n: usize| match &said[n] {
+        Err(PortError::Taken { owner, .. }) => owner.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((owner(1), owner(2)), ("port default/web/has".into(), "port default/web/a".into()));
+    assert!(!said[3].as_ref().unwrap().created, "twice the same is once");
+    assert!(!world.snapshot.ports.contains_key(&key("a")), "nothing was written");
+    let real = world.run(&Request::Create(wanted[0].clone()), 2).unwrap().unwrap();
+    assert_eq!((real.port.mac, real.port.addresses), (first.port.mac, first.port.addresses.clone()));
+    // What makes no sense is refused.
+    for (change, field) in [
+        (Place { attachment: Some(Attachment::VxlanBridge), ..place(1) }, "adopted"),
+        (Place { mtu: 1400, ..place(1) }, "adopted"),
+        (Place { kind: WorkloadKind::Vm, netns: String::new(), ..place(1) }, "adopted"),
+        (Place { adopted: false, queues: 2, ..place(1) }, "queues"),
+        (Place { adopted: false, mtu: 1451, ..place(1) }, "mtu"),
+        (Place { adopted: false, mtu: 60, ..place(1) }, "mtu"),
+    ] {
+        let adopted = field == "adopted";
+        let asked = CreatePort { bind: Some(Place { adopted, ..change }), ..create("x") };
+        let Err(PortError::Field { field: refused, .. }) = world.run(&Request::Create(asked), 3) else {
+            panic!("{field} is refused");
+        };
+        assert!(refused.ends_with(field), "{refused} for {field}");
+    }
 }

@@ -66,7 +66,7 @@ impl Kernel {
                 Ok((Monitor::of_workload()?, child.then(TableMonitor::open).transpose()?))
             };
             let monitors = if watched { Ok(None) } else { subscribe().map(Some) };
-            let mut looked = look(&port.interface, pair, names);
+            let mut looked = look(&port.interface, pair, names, port.attach == Attach::Adopted);
             if let Ok(Inside::Present(peer)) = &mut looked
                 && child
             {
@@ -116,6 +116,7 @@ fn look(
     interface: &Dev,
     pair: Option<(u32, u32)>,
     names: &BTreeMap<u32, Dev>,
+    adopted: bool,
 ) -> Result<Inside, NetlinkError> {
     let mut connection = Connection::open()?;
     let found = connection.dump(get_link(None))?;
@@ -127,10 +128,13 @@ fn look(
     // Indexes are per namespace, so a stranger's pair could have the same two: our group tells them apart.
     let peer = link.kind == Kind::Veth && pair == link.peer.map(|host| (host, link.index));
     let child = match link.kind {
-        Kind::Child(child) => Some(ChildOf { child, parent: link.peer.and_then(|i| names.get(&i).cloned()) }),
+        // Of an adopted one nothing is ours to take away.
+        Kind::Child(child) if !adopted => {
+            Some(ChildOf { child, parent: link.peer.and_then(|i| names.get(&i).cloned()) })
+        }
         _ => None,
     };
-    if !link.link.grouped || !peer && child.is_none() {
+    if !adopted && (!link.link.grouped || !peer && child.is_none()) {
         return Ok(Inside::Foreign);
     }
     let mut peer = Peer {

@@ -17,7 +17,7 @@ fn host_side(port: &Port) -> Option<Dev> {
     match port.attach {
         Attach::Bridge | Attach::Routed => Some(Dev::port(&port.id)),
         Attach::Tap => Some(port.interface.clone()),
-        Attach::Child(_) | Attach::VxlanBridge | Attach::BareMetal => None,
+        Attach::Child(_) | Attach::VxlanBridge | Attach::BareMetal | Attach::Adopted => None,
     }
 }
 
@@ -50,7 +50,7 @@ impl Planner<'_> {
                 Some((Hook::Parent, self.wanted.nets.get(&port.vni)?.parent.clone()))
             }
             Attach::Child(Child::Ipvlan) => Some((Hook::Inside, port.interface.clone())),
-            Attach::VxlanBridge | Attach::BareMetal => None,
+            Attach::VxlanBridge | Attach::BareMetal | Attach::Adopted => None,
         }
     }
 
@@ -101,7 +101,7 @@ impl Planner<'_> {
         let family = |port: &Port| match port.attach {
             Attach::Bridge | Attach::Tap => Some(Family::Bridge),
             Attach::Routed | Attach::Child(Child::Macvlan(_)) => Some(Family::Netdev),
-            Attach::Child(Child::Ipvlan) | Attach::VxlanBridge | Attach::BareMetal => None,
+            Attach::Child(Child::Ipvlan) | Attach::VxlanBridge | Attach::BareMetal | Attach::Adopted => None,
         };
         let guarded = ports().filter(|p| p.guarded);
         let guarded: BTreeSet<(Family, Dev)> =

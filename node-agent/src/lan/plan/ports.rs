@@ -13,7 +13,7 @@ use crate::lan::want::Net;
 use crate::model::{Attach, Child, IfAddr, Key, Port};
 use crate::observed::Inside;
 use crate::op::{At, LinkChange, Op};
-use crate::plan::inside_steps;
+use crate::plan::{adopted_problem, inside_steps};
 
 fn at(port: &Port) -> At {
     At { dev: Dev::port(&port.id), netns: port.netns.clone(), interface: port.interface.clone() }
@@ -97,6 +97,11 @@ impl Planner<'_> {
     pub(super) fn port(&mut self, port: &Port) {
         if let Some(why) = self.wanted.refused.get(&port.id) {
             self.problems.insert(key(port), why.clone());
+            return;
+        }
+        if port.attach == Attach::Adopted {
+            let why = adopted_problem(port, self.now.insides.get(&Dev::port(&port.id)));
+            self.problems.extend(why.map(|why| (key(port), why)));
             return;
         }
         if let Err(why) = self.guard(port) {
@@ -290,7 +295,7 @@ impl Planner<'_> {
                 return;
             }
         } else {
-            self.step(&key, Step::TapAdd { dev: dev.clone(), mtu: port.mtu });
+            self.step(&key, Step::TapAdd { dev: dev.clone(), mtu: port.mtu, queues: port.queues });
         }
         let ours = self.now.lan.links.get(&dev).is_some_and(|l| l.is_ours());
         let change = self.change(&dev, port.mtu, Some(&bridge));

@@ -31,7 +31,7 @@ impl Observed {
                 let made = SeenLink { mac: Some(*mac), ..SeenLink::made(kind, *mtu) };
                 self.lan.links.insert(dev.clone(), made);
             }
-            Step::TapAdd { dev, mtu } => {
+            Step::TapAdd { dev, mtu, .. } => {
                 let made = SeenLink::made(Kind::Tap, *mtu);
                 let side = HostSide { link: made.link.clone(), flags: made.flags, tap: true };
                 self.ports.insert(dev.clone(), side);

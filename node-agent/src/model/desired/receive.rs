@@ -8,7 +8,7 @@ use causeway_proto::{Mac, PortKey, Vni, v1};
 use super::Desired;
 use crate::dev::Dev;
 use crate::model::convert::{self, ItemError};
-use crate::model::{Attach, Item, Key, Lan, Port, Rejected, Remote};
+use crate::model::{Attach, Item, Key, Lan, Port, Rejected, Remote, Stage};
 
 impl Desired {
     /// Converts a complete state. Of an item that does not pass, what `previous` had stays: what works is not torn
@@ -161,11 +161,43 @@ impl Desired {
     }
 
     fn set_port(&mut self, port: &v1::NodePort, previous: &Desired) {
-        let kept = || port.id.parse().ok().and_then(|id: PortKey| previous.ports.get(&id)).cloned();
+        let kept = || {
+            let id: PortKey = port.id.parse().ok()?;
+            let kept = previous.ports.get(&id)?.clone();
+            let stage = if previous.is_held(&id) { Stage::Active } else { kept.stage };
+            Some(Port { stage, ..kept })
+        };
         if let Some(port) = self.checked_port(port).or_else(kept) {
             self.remove_port(&port.id.clone(), &mut BTreeSet::new());
             self.insert_port(port);
         }
+    }
+
+    /// An active port waits as if it were only prepared.
+    pub(crate) fn hold(&mut self, id: &PortKey) {
+        if self.restage(id, Stage::Active, Stage::Prepared) {
+            self.unchecked.insert(id.clone());
+        }
+    }
+
+    /// It need not wait any more. Returns what to look at.
+    pub(crate) fn let_go(&mut self, id: &PortKey) -> BTreeSet<Key> {
+        let mut dirty = BTreeSet::new();
+        if self.is_held(id)
+            && self.restage(id, Stage::Prepared, Stage::Active)
+            && let Some(port) = self.ports.get(id)
+        {
+            dirty.extend([Key::Port(Dev::port(id)), Key::Mac(port.vni, port.mac)]);
+            dirty.extend(port.addresses.iter().map(|a| Key::Neigh(port.vni, a.ip)));
+        }
+        crate::fabric::plan::translate(self, dirty)
+    }
+
+    fn restage(&mut self, id: &PortKey, from: Stage, to: Stage) -> bool {
+        let Some(port) = self.ports.get(id).filter(|port| port.stage == from).cloned() else { return false };
+        self.remove_port(id, &mut BTreeSet::new());
+        self.insert_port(Port { stage: to, ..port });
+        true
     }
 
     fn insert_port(&mut self, port: Port) {
@@ -173,8 +205,8 @@ impl Desired {
         if port.attach == Attach::Tap {
             self.taps.entry(port.interface.clone()).or_default().insert(port.id.clone());
         }
-        // While a port does not take part, its MAC and addresses are elsewhere.
-        if port.stage.is_active() {
+        // While a port does not take part, its MAC and addresses are elsewhere; those of an adopted one are on others' links.
+        if port.stage.is_active() && port.attach != Attach::Adopted {
             self.local_macs.entry((port.vni, port.mac)).or_default().insert(port.id.clone());
             self.fabric.add_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
         }
@@ -183,6 +215,7 @@ impl Desired {
 
     fn remove_port(&mut self, id: &PortKey, dirty: &mut BTreeSet<Key>) {
         let Some(port) = self.ports.remove(id) else { return };
+        self.unchecked.remove(id);
         if port.stage.is_active() {
             self.fabric.remove_addresses(port.vni, port.mac, port.addresses.iter().map(|a| a.ip));
         }

@@ -77,6 +77,8 @@ impl Raw {
             quarantined_ms: None,
             rate: Default::default(),
             guard: None,
+            address_check: None,
+            duplicate: None,
         };
         let puts = [
             (keys::address(&self.network.vrf, self.subnet, address), owner.clone().into_bytes()),
@@ -150,7 +152,8 @@ async fn grpc_client(
             continue;
         }
         let wanted: Vec<_> = (first..(first + bulk).min(total)).map(|n| make(n)).collect();
-        let answer = ports.create_ports(v1::CreatePortsRequest { ports: wanted }).await?.into_inner();
+        let answer =
+            ports.create_ports(v1::CreatePortsRequest { ports: wanted, dry_run: false }).await?.into_inner();
         for item in answer.results {
             match item.result {
                 Some(Item::Ok(_)) => {}
