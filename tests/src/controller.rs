@@ -73,6 +73,11 @@ impl Controller {
         format!("http://{}:7480", self.address)
     }
 
+    /// The address that it listens at, and connects to its peers from.
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
     /// Its unix socket, for those in other namespaces.
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("api")

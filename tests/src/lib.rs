@@ -8,6 +8,7 @@
 //!
 //! A missing peer (no FRR 10, no etcd 3.7) is an error that says what to run, never a skipped test.
 
+pub mod agent;
 pub mod controller;
 pub mod etcd;
 pub mod fabric;
@@ -25,6 +26,7 @@ mod wait;
 
 use std::io::Write;
 
+pub use agent::Agent;
 pub use controller::Controller;
 pub use etcd::Etcd;
 pub use frr::Frr;

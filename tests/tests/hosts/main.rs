@@ -1,0 +1,4 @@
+//! A real controller, a BGP peer, and two hosts with real agents and a VXLAN between them.
+
+mod proven;
+mod rig;
