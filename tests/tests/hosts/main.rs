@@ -1,4 +1,5 @@
 //! A real controller, a BGP peer, and two hosts with real agents and a VXLAN between them.
 
+mod import;
 mod proven;
 mod rig;

@@ -12,8 +12,11 @@ use crate::rig::{PATIENCE, Rig, key};
 /// How long is waited for what must not come.
 const IN_VAIN: Duration = Duration::from_secs(3);
 
+/// Commands, word by word.
+type Commands = &'static [&'static [&'static str]];
+
 /// Ways to keep the two hosts' VXLAN apart, and to end that.
-const CUTS: [(&str, &[&[&str]], &[&[&str]]); 2] = [
+const CUTS: [(&str, Commands, Commands); 2] = [
     (
         "a filter that drops VXLAN",
         &[
