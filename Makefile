@@ -1,7 +1,7 @@
 # What there is to do here; `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo wait-static test test-fabric test-moves bench bench-failover bench-datapath bench-migrate lint fuzz images test-containerlab clean
+.PHONY: help setup build demo wait-static test test-fabric test-moves bench bench-failover bench-datapath bench-migrate test-chaos bench-containers lint fuzz images test-containerlab clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ test-fabric: build ## labs whose switches do VXLAN, from end to end, each on bot
 test-moves: build ## ports that move between hosts and between VMs and containers, 25 times and back under pings, and every way in which that is refused (ten minutes)
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test migrate --test migrate_vm -- --nocapture --test-threads 1
+
+test-chaos: build ## everything fails at random for two minutes, on both etcds: CHAOS_SEED repeats a run, CHAOS_SECONDS sets the time
+	@scripts/peers.sh
+	@scripts/chaos.sh
+
+bench-containers: setup ## a hundred and fifty containers on two hosts, requested at once: the time of each stage
+	@scripts/peers.sh
+	@scripts/bench.sh containers
 
 bench-failover: setup ## forty hosts, and what the loss of a controller, an agent, a leaf's sessions and a spine costs
 	@scripts/peers.sh

@@ -60,11 +60,16 @@ impl Etcd {
 
     /// [`Etcd::start`] with more arguments, for example `--auto-compaction-retention=1s`.
     pub async fn start_with(version: EtcdVersion, args: &[&str]) -> Result<Etcd> {
+        Etcd::start_at(version, Slot::get()?.loopback()?, args).await
+    }
+
+    /// The same at an address of the calling thread's namespace, which others than itself may reach.
+    pub async fn start_at(version: EtcdVersion, address: Ipv4Addr, args: &[&str]) -> Result<Etcd> {
         let slot = Slot::get()?;
         let mut etcd = Etcd {
             daemon: None,
             program: version.program()?,
-            address: slot.loopback()?,
+            address,
             args: args.iter().map(ToString::to_string).collect(),
             version: String::new(),
             directory: slot.directory("etcd")?,
