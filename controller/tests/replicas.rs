@@ -169,3 +169,41 @@ async fn a_controller_waits_for_its_store_and_says_so() -> Result<()> {
     assert!(controller.run().await);
     Ok(())
 }
+
+/// A state from before the port was unbound would bring it up again, while it is elsewhere already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_that_is_behind_brings_nothing_back() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = Arc::new(FileStore::open(directory.path().join("store.redb")).await?);
+    let late = GatedStore::new(store.clone());
+    let one = Lab::start_on(store, 1).await?;
+    let two = Lab::start_on(late.clone(), 2).await?;
+    one.apply(sample()).await?;
+    one.create("a", Some("h1")).await?;
+    wait_for("the other to see the port", async || {
+        Ok((two.running()?.state().snapshot().ports.len() == 1).then_some(()))
+    })
+    .await?;
+    late.set_deaf(true);
+    one.unbind("a").await?;
+    let mut agent = Agent::connect(&one.channel, "h1", "i1").await?;
+    let state = agent.snapshot().await?;
+    assert!(state.ports.is_empty());
+    drop(agent);
+    let mut knows = hello("h1", "i1");
+    if let Some(v1::agent_message::Message::Hello(hello)) = &mut knows.message {
+        hello.revision = state.revision;
+    }
+    let status = refused(Agent::begin(&two.channel, knows.clone()).await.map(|_| "a session"))?;
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    late.set_deaf(false);
+    let mut agent = Agent::begin(&two.channel, knows.clone()).await?;
+    let state = agent.snapshot().await?;
+    assert!(state.ports.is_empty(), "{state:?}");
+    drop(agent);
+    // A store that was set back to a copy of yesterday is all there is.
+    if let Some(v1::agent_message::Message::Hello(hello)) = &mut knows.message {
+        hello.revision = state.revision + 1_000_000;
+    }
+    Agent::begin(&one.channel, knows).await?.snapshot().await.map(drop)
+}

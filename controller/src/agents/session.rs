@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_proto::{Name, v1};
+use causeway_proto::{Name, Revision, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
 use tonic::{Status, Streaming};
@@ -23,6 +23,8 @@ use crate::store::LeaseId;
 
 /// How long an agent may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
+/// Longest wait until this controller knows as much as the agent.
+const CATCH_UP: Duration = Duration::from_secs(3);
 /// Messages that wait for the transport. What comes later is computed later, from the newest snapshot.
 const QUEUE: usize = 2;
 /// How often a claim that the store has not taken is tried again.
@@ -61,6 +63,8 @@ struct Hello {
     node: Name,
     instance: String,
     version: String,
+    /// Of the state that it has.
+    revision: Revision,
 }
 
 impl Session {
@@ -76,13 +80,16 @@ impl Session {
             }
             Ok(Ok(first)) => check_hello(first)?,
         };
-        let Hello { node, instance, version } = hello;
+        let Hello { node, instance, version, revision: has } = hello;
         if agents.snapshot().nodes.get(&node).is_none() {
             return Err(Refusal::not_found(
                 format!("node {node} does not exist"),
                 "declare it: causeway apply -f FILE; known ones: causeway get nodes",
             ));
         }
+        // An older state would bring back what the agent has taken down since, and others have by now.
+        let caught_up =
+            timeout(CATCH_UP, agents.shared.state.wait_for(has)).await.is_ok_and(|seen| seen.is_ok());
         let (give_orders, orders) = mpsc::channel(ORDERS);
         let seat = agents.take_seat(&node, &instance, give_orders)?;
         let claimed = match agents.shared.claims.claim(&node, &instance).await {
@@ -94,6 +101,18 @@ impl Session {
         };
         if let Claimed::At(revision) = claimed {
             agents.note_claim(&node, seat.session, revision);
+        }
+        // A store that was set back is at an older revision itself.
+        let set_back = matches!(claimed, Claimed::At(revision) if revision < has);
+        if !caught_up && !set_back {
+            agents.leave_seat(&node, seat.session);
+            if let Claimed::At(revision) = claimed {
+                agents.shared.claims.release(&node, revision).await;
+            }
+            return Err(Refusal::unavailable(format!(
+                "node {node}: the agent has seen revision {}, this controller has not yet",
+                has.0
+            )));
         }
         agents.change_board(|board| {
             board.begin(&node, agents.shared.claims.record(&instance), version.clone())
@@ -385,5 +404,6 @@ fn check_hello(first: Option<v1::AgentMessage>) -> Result<Hello, Refusal> {
             "is at most 128 printable ASCII characters without spaces",
         ));
     }
-    Ok(Hello { node, instance: hello.instance_id, version: hello.version })
+    let revision = Revision(hello.revision);
+    Ok(Hello { node, instance: hello.instance_id, version: hello.version, revision })
 }

@@ -25,6 +25,7 @@ pub(crate) struct Cut {
 pub(crate) struct GatedStore {
     inner: Arc<dyn Store>,
     open: watch::Sender<bool>,
+    deaf: watch::Sender<bool>,
     cut: Option<Cut>,
     moves: AtomicUsize,
 }
@@ -36,11 +37,22 @@ impl GatedStore {
 
     /// One that shuts at a transaction.
     pub(crate) fn cut_at(inner: Arc<dyn Store>, cut: Option<Cut>) -> Arc<GatedStore> {
-        Arc::new(GatedStore { inner, open: watch::channel(true).0, cut, moves: AtomicUsize::new(0) })
+        Arc::new(GatedStore {
+            inner,
+            open: watch::channel(true).0,
+            deaf: watch::channel(false).0,
+            cut,
+            moves: AtomicUsize::new(0),
+        })
     }
 
     pub(crate) fn set_open(&self, open: bool) {
         self.open.send_replace(open);
+    }
+
+    /// Everything can be asked and written, but nothing is heard of changes until it is over.
+    pub(crate) fn set_deaf(&self, deaf: bool) {
+        self.deaf.send_replace(deaf);
     }
 
     /// Waits until it is shut.
@@ -109,7 +121,7 @@ impl Store for GatedStore {
         self.check()?;
         let mut events = self.inner.watch(prefix, after).await?;
         let (sender, receiver) = mpsc::channel(16);
-        let mut open = self.open.subscribe();
+        let (mut open, mut deaf) = (self.open.subscribe(), self.deaf.subscribe());
         tokio::spawn(async move {
             loop {
                 let event = tokio::select! {
@@ -118,7 +130,11 @@ impl Store for GatedStore {
                         Ok(false) => WatchEvent::Disconnected,
                         Err(_) => return,
                     },
-                    event = events.recv(), if *open.borrow() => match event {
+                    changed = deaf.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => return,
+                    },
+                    event = events.recv(), if *open.borrow() && !*deaf.borrow() => match event {
                         Some(event) => event,
                         None => return,
                     },
