@@ -3,6 +3,7 @@
 mod alloc;
 mod codec;
 mod compare;
+mod containers;
 mod datapath;
 mod fabric;
 mod failover;
@@ -52,6 +53,12 @@ enum What {
         options: migrate::Options,
         /// Where the figures go.
         #[arg(long, default_value = "target/bench/migrate.json")]
+        out: PathBuf,
+    },
+    /// A hundred and fifty containers on two hosts, requested at once.
+    Containers {
+        /// Where the figures go.
+        #[arg(long, default_value = "target/bench/containers.json")]
         out: PathBuf,
     },
     /// Throughput and latency of each attachment, beside bare hosts and Docker's NAT.
@@ -134,6 +141,12 @@ async fn main() -> Result<()> {
             println!("{}", report::machine());
             let mut report = Report::default();
             migrate::run(&mut report, options).await?;
+            report.finish(&out)
+        }
+        What::Containers { out } => {
+            println!("{}", report::machine());
+            let mut report = Report::default();
+            containers::run(&mut report).await?;
             report.finish(&out)
         }
         What::Datapath { options, out } => {
