@@ -19,7 +19,7 @@ use crate::view::PortKeyView;
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Kinds, their words and how they stand out.
-const KINDS: [(v1::EventKind, &str, Tone); 17] = [
+const KINDS: [(v1::EventKind, &str, Tone); 18] = [
     (v1::EventKind::Created, "created", Tone::Good),
     (v1::EventKind::TakenBack, "taken-back", Tone::Good),
     (v1::EventKind::Bound, "bound", Tone::Good),
@@ -37,6 +37,7 @@ const KINDS: [(v1::EventKind, &str, Tone); 17] = [
     (v1::EventKind::Repaired, "repaired", Tone::Warn),
     (v1::EventKind::Moving, "moving", Tone::Plain),
     (v1::EventKind::Duplicate, "duplicate", Tone::Bad),
+    (v1::EventKind::Held, "held", Tone::Good),
 ];
 
 /// What happened: ports made, bound, moved, given up; records declared; by whom and why

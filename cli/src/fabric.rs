@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::client::{Client, fabric};
 use crate::failure::{Exit, Outcome, printable};
+use crate::ledger;
 use crate::nodes;
 use crate::output::{Format, Output};
 use crate::tables;
@@ -58,6 +59,7 @@ pub(crate) enum BgpCommand {
     Peers,
     Routes(RoutesArgs),
     Explain(ExplainArgs),
+    Ledger(ledger::LedgerArgs),
 }
 
 /// Which way a route went.
@@ -152,6 +154,7 @@ pub(crate) async fn bgp(command: BgpCommand, client: &Client, out: Output) -> Ou
         BgpCommand::Peers => peers(client, out).await,
         BgpCommand::Routes(args) => routes(args, client, out).await,
         BgpCommand::Explain(args) => explain(args, client, out).await,
+        BgpCommand::Ledger(args) => ledger::list(args, client, out).await,
     }
 }
 

@@ -101,13 +101,29 @@ impl Failure {
                 );
                 failure.text.push_str(&printable(&line));
             }
+            Some(v1::error_detail::Kind::NoMatch(none)) if !none.labelled.is_empty() => {
+                let line = format!("\n  networks with labels: {}", none.labelled.join("; "));
+                failure.text.push_str(&printable(&line));
+            }
+            Some(v1::error_detail::Kind::Full(full)) => {
+                failure.exit = Exit::Quota;
+                // The message usually counts them already.
+                let untold = |room: &&v1::NetworkRoom| !message.contains(&room.network);
+                for room in full.networks.iter().filter(untold) {
+                    let line = format!(
+                        "\n  {}: {} of {} taken, {} of them by released ports",
+                        room.network, room.taken, room.size, room.released
+                    );
+                    failure.text.push_str(&printable(&line));
+                }
+            }
             Some(v1::error_detail::Kind::Stale(stale)) => {
                 failure.text.push_str(&format!(
                     "\n  revision {} asked, oldest known is {}",
                     stale.asked, stale.oldest
                 ));
             }
-            Some(v1::error_detail::Kind::Fields(_)) | None => {}
+            Some(v1::error_detail::Kind::Fields(_) | v1::error_detail::Kind::NoMatch(_)) | None => {}
         }
         failure.hint = match detail {
             Some(detail) if !detail.hint.is_empty() => printable(&detail.hint),

@@ -11,6 +11,7 @@ mod import;
 mod ip;
 mod ipam;
 mod lab;
+mod ledger;
 mod manifest;
 mod nodes;
 mod output;

@@ -8,6 +8,7 @@ mod place;
 mod ready;
 mod set;
 mod timeline;
+mod vip;
 mod wait;
 mod watch;
 
@@ -44,6 +45,13 @@ pub(crate) enum PortCommand {
     Migrate(migrate::MigrateArgs),
     Rollback(migrate::RollbackArgs),
     Moves(migrate::MovesArgs),
+    /// Addresses that move between workloads
+    #[command(
+        subcommand,
+        arg_required_else_help = true,
+        after_help = "Examples:\n  causeway port vip hold web/db --holder web/db-2"
+    )]
+    Vip(vip::VipCommand),
 }
 
 /// How far a port has to be.
@@ -262,6 +270,7 @@ pub(crate) async fn run(
         PortCommand::Migrate(args) => migrate::migrate(args, client, out).await,
         PortCommand::Rollback(args) => migrate::rollback(args, client, out).await,
         PortCommand::Moves(args) => migrate::list(args, client, out).await,
+        PortCommand::Vip(command) => vip::run(command, client, out).await,
     }
 }
 

@@ -131,6 +131,14 @@ fn state(port: &v1::Port) -> String {
     format!("{word} {}", duration(left / 1000))
 }
 
+/// The node of a port; of a VIP its holder.
+fn place(port: &v1::Port, node: String) -> String {
+    match &port.holder {
+        Some(holder) => format!("held by {}", holder.name),
+        None => node,
+    }
+}
+
 /// Ports, in the order given.
 pub(crate) fn ports<'a>(ports: impl IntoIterator<Item = &'a v1::Port>) -> Table {
     let mut table = Table::new(&["PORT", "ADDRESSES", "MAC", "STATE", "NODE", "INTERFACE", "PROBLEM"]);
@@ -141,7 +149,7 @@ pub(crate) fn ports<'a>(ports: impl IntoIterator<Item = &'a v1::Port>) -> Table 
             plain(port.addresses.join(",")),
             plain(&port.mac),
             (state(port), state_tone(port.state)),
-            plain(binding.node),
+            plain(place(port, binding.node)),
             plain(binding.interface),
             (port.problem.clone(), Tone::Bad),
         ]);

@@ -81,9 +81,30 @@ pub(crate) struct PortView {
     rate: RateView,
     #[serde(skip_serializing_if = "is_default")]
     guard: &'static str,
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    network_labels: Labels,
+    #[serde(skip_serializing_if = "is_default")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holder: Option<PortKeyView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    vips: Vec<HeldView>,
     /// Only in the answer to `port create`.
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<bool>,
+}
+
+/// A VIP that a port answers for.
+#[derive(Debug, Serialize)]
+pub(crate) struct HeldView {
+    key: PortKeyView,
+    addresses: Vec<String>,
+}
+
+impl From<v1::HeldVip> for HeldView {
+    fn from(held: v1::HeldVip) -> Self {
+        HeldView { key: held.key.unwrap_or_default().into(), addresses: held.addresses }
+    }
 }
 
 impl PortView {
@@ -109,6 +130,10 @@ impl PortView {
             expires_ms: p.expires_ms,
             rate: p.rate.map(|r| RateView { in_kbit: r.in_kbit, out_kbit: r.out_kbit }).unwrap_or_default(),
             guard: word(words::GUARDS, p.guard),
+            kind: if p.kind == v1::PortKind::Vip as i32 { "vip" } else { "" },
+            network_labels: p.network_labels,
+            holder: p.holder.map(PortKeyView::from),
+            vips: p.vips.into_iter().map(HeldView::from).collect(),
             created,
         }
     }

@@ -667,3 +667,33 @@ fn the_books_are_checked_and_repaired_until_nothing_is_left() {
     assert_eq!(json["findings"][0]["problem"], "duplicate");
     assert_eq!((&json["findings"][0]["repaired"], &json["ports"]), (&false.into(), &2.into()));
 }
+
+#[test]
+fn a_vip_is_given_to_a_port_and_taken_from_it() {
+    let running = Running::start();
+    expect(&running, 0, &["port", "create", "web/db", "--vip"], "");
+    let (out, err) = expect(&running, 0, &["port", "vip", "hold", "web/db", "--holder", "web/db-2"], "");
+    assert!(out.contains("held by db-2"), "{out}");
+    assert!(err.contains("port default/web/db-2 answers for VIP default/web/db"), "{err}");
+    let (out, _) = expect(&running, 0, &["port", "vip", "hold", "web/db", "--nobody", "-o", "json"], "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json.get("holder"), None);
+    expect(&running, 64, &["port", "vip", "hold", "web/db"], "");
+    expect(&running, 64, &["port", "create", "web/db", "--vip", "--bind-node", "host1"], "");
+}
+
+#[test]
+fn a_network_chosen_by_labels_is_asked_for_without_its_name() {
+    let running = Running::start();
+    let asked = ["port", "create", "ns/db-3", "--network-label", "rack=r1,zone=a", "--vrf", "red"];
+    let (out, _) = expect(&running, 0, &asked, "");
+    assert!(out.contains("red/chosen-by-rack=r1,zone=a/ns/db-3"), "{out}");
+    for wrong in [
+        &["port", "create", "db-3", "--network-label", "rack"][..],
+        &["port", "create", "db-3", "--network-label", "rack=r1", "--address", "10.8.0.5"],
+        &["port", "create", "-bad", "--network-label", "rack=r1"],
+        &["port", "create", "web/db-3", "--vrf", "red"],
+    ] {
+        expect(&running, 64, wrong, "");
+    }
+}

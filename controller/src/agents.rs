@@ -18,6 +18,7 @@
 
 mod board;
 mod claim;
+mod evidence;
 mod keeper;
 mod levels;
 mod message;
@@ -43,9 +44,11 @@ use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::store::{LeaseId, Store};
 
-pub(crate) use board::{NodeReport, PortProgress};
+pub(crate) use board::{Absent, NodeReport, PortProgress};
 pub(crate) use message::node_state;
 pub(crate) use probe::Probe;
+
+pub(crate) use evidence::absence;
 
 use board::Board;
 use claim::Claims;
@@ -203,6 +206,11 @@ impl Agents {
     /// What is heard of a node.
     pub(crate) fn hearing(&self, node: &Name) -> crate::ports::Hearing {
         self.board().hearing(node)
+    }
+
+    /// Ports whose workloads are not there, as connected agents say.
+    pub(crate) fn absent(&self) -> Vec<Absent> {
+        self.board().absent()
     }
 
     /// What a node says of itself, and whether its agent is connected to some controller.

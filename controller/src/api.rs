@@ -38,6 +38,7 @@ use crate::derive::View;
 use crate::fabric::Fabric;
 use crate::history::History;
 use crate::intent::Intent;
+use crate::leaks::Leaks;
 use crate::metrics::{Call, Metrics};
 use crate::moves::task::Mover;
 use crate::ports::Ports;
@@ -64,6 +65,7 @@ pub(crate) struct App {
     pub(crate) intent: Intent,
     pub(crate) ports: Ports,
     pub(crate) mover: Mover,
+    pub(crate) leaks: Leaks,
     pub(crate) fabric: Fabric,
     pub(crate) agents: Agents,
     pub(crate) history: History,

@@ -277,13 +277,13 @@ impl<'a> View<'a> {
             }
         };
         put(None, self.judge(peer, port, &place, None, &of_mac, &of_mac));
-        for own in &port.addresses {
-            let with = claims(said, |route| address(route) == Some(*own));
-            put(Some(*own), self.judge(peer, port, &place, Some(*own), &with, &of_mac));
+        for own in port.answers() {
+            let with = claims(said, |route| address(route) == Some(own));
+            put(Some(own), self.judge(peer, port, &place, Some(own), &with, &of_mac));
         }
         // Every machine with IPv6 makes itself link-local addresses: on its link alone, and of its own.
         let others = addresses.into_iter().flatten().filter(|address| !is_link_local(*address));
-        for other in others.filter(|address| !port.addresses.contains(address)) {
+        for other in others.filter(|address| port.answers().all(|own| own != *address)) {
             let with = claims(said, |route| address(route) == Some(other));
             let text = words::foreign_address(&self.names, self.snapshot, port, other, &with);
             let mut finding = finding(Some(port), Presence::Foreign, &with, text);

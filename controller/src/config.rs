@@ -13,6 +13,8 @@ const DATA_DIRECTORY: &str = "/var/lib/causeway/controller";
 const SOCKET: &str = "/run/causeway/controller.sock";
 /// For how long the history is kept.
 const HISTORY_DAYS: u32 = 90;
+/// For how long an agent must not have found a workload.
+const LEAK_GRACE_SECONDS: u32 = 600;
 /// TCP port of the gRPC API.
 const GRPC_PORT: u16 = 7480;
 /// TCP port of health and metrics.
@@ -75,8 +77,31 @@ pub struct Config {
     pub store: StoreConfig,
     /// For how many days the history is kept; 0: for ever.
     pub history_days: u32,
+    /// Ports whose workloads are gone without a word.
+    pub leaked_ports: LeakedPorts,
     /// Logs.
     pub log: Log,
+}
+
+/// What is done about ports whose node's agent does not find their workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LeakedPorts {
+    /// What is done. Default: they are reported.
+    pub action: LeakedAction,
+    /// For how many seconds an agent must not have found it, longer than a container may start after its port is bound.
+    /// At least 1; default: 600.
+    pub grace_seconds: u32,
+}
+
+/// What is done about leaked ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LeakedAction {
+    /// They are counted and shown by `causeway ipam check`.
+    Report,
+    /// They are unbound, and their addresses are quarantined for the pool.
+    Collect,
 }
 
 /// Where records are kept: exactly one of the two.
@@ -183,8 +208,15 @@ impl Default for Config {
             tls: None,
             store: StoreConfig::File(DATA_DIRECTORY.into()),
             history_days: HISTORY_DAYS,
+            leaked_ports: LeakedPorts::default(),
             log: Log::default(),
         }
+    }
+}
+
+impl Default for LeakedPorts {
+    fn default() -> Self {
+        LeakedPorts { action: LeakedAction::Report, grace_seconds: LEAK_GRACE_SECONDS }
     }
 }
 
@@ -274,6 +306,10 @@ impl Config {
         }
         if self.listen.is_empty() {
             return Err(field("listen", "is empty: nobody could ask for anything"));
+        }
+        if self.leaked_ports.grace_seconds == 0 {
+            let reason = "is 0: a container may start later than its port is bound";
+            return Err(field("leaked_ports.grace_seconds", reason));
         }
         if let StoreConfig::Etcd(etcd) = &self.store {
             check_etcd(etcd)?;

@@ -90,6 +90,8 @@ pub enum EventKind {
     Moving,
     /// Somebody else answered for an address of it.
     Duplicate,
+    /// Another port answers for this VIP, or none any more.
+    Held,
     /// One that a later version wrote.
     #[serde(other)]
     Unknown,

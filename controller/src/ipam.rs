@@ -21,11 +21,12 @@ mod thing;
 use causeway_proto::{PortKey, Revision};
 
 use crate::history::Event;
+use crate::leaks::Leak;
 use crate::snapshot::Snapshot;
 use crate::store::{Compare, Write};
 
 pub use check::check;
-pub use repair::{Checked, Checker};
+pub use repair::{Checked, Checker, Fix};
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +84,8 @@ pub enum Act {
     EndQuarantine(PortKey),
     /// The end of a reservation.
     Expire(PortKey),
+    /// The end of a port that leaked.
+    Collect(Leak),
 }
 
 /// A claim on an address or MAC.

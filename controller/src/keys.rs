@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use causeway_proto::{Mac, Name, NetworkKey, PortKey, Prefix, VlanId, Vni};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, PortName, Prefix, VlanId, Vni};
 
 /// Below it lie all records.
 pub const INTENT: &str = "intent/";
@@ -211,6 +211,20 @@ pub fn mac(network: &NetworkKey, mac: Mac) -> String {
     format!("{MAC_CLAIMS}{network}/{mac}")
 }
 
+/// Below it lie all claims on names.
+pub const NAME_CLAIMS: &str = "index/selected/";
+
+/// Claims a name of a VRF for a port whose network was chosen by labels: whoever asks for it again must find it.
+pub fn selected(vrf: &Name, name: &PortName) -> String {
+    format!("{NAME_CLAIMS}{vrf}/{name}")
+}
+
+/// The VRF and name of such a claim's path.
+pub fn read_selected(path: &str) -> Option<(Name, PortName)> {
+    let (vrf, name) = path.strip_prefix(NAME_CLAIMS)?.split_once('/')?;
+    Some((vrf.parse().ok()?, name.parse().ok()?))
+}
+
 /// Claims a VNI, for a network or for a VRF's routed traffic.
 pub fn vni(vni: Vni) -> String {
     format!("index/vni/{vni}")
@@ -309,6 +323,8 @@ mod tests {
         let (network, of): (NetworkKey, Mac) =
             ("red/web".parse().unwrap(), "02:ca:0a:00:00:01".parse().unwrap());
         assert_eq!(read_mac(&mac(&network, of)), Some((network, of)));
+        let name: PortName = "ns/pod-1".parse().unwrap();
+        assert_eq!(read_selected(&selected(&vrf, &name)), Some((vrf, name)));
         for other in
             ["", ADDRESS_CLAIMS, "index/address/red/10.0.0.0/8", "index/mac/red/x", "index/mac/red/web/x"]
         {

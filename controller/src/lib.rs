@@ -17,6 +17,7 @@ mod http;
 pub mod intent;
 pub mod ipam;
 pub mod keys;
+mod leaks;
 mod metrics;
 pub mod model;
 pub mod moves;

@@ -87,6 +87,7 @@ pub(crate) struct Metrics {
     pub(crate) store_revision: Gauge<u64, AtomicU64>,
     pub(crate) undecodable: Gauge,
     pub(crate) quarantines_cut_short: Counter,
+    pub(crate) ports_leaked: Gauge,
     pub(crate) records: Family<RecordLabel, Gauge>,
     pub(crate) conflicts: Gauge,
     pub(crate) fabric_findings: Family<FindingLabel, Gauge>,
@@ -176,6 +177,11 @@ impl Metrics {
             "quarantines_cut_short",
             "Quarantines that ended early because a pool ran dry",
             self.quarantines_cut_short.clone(),
+        );
+        r.register(
+            "ports_leaked",
+            "Bound ports whose agent has not found their workload for the grace period",
+            self.ports_leaked.clone(),
         );
     }
 }

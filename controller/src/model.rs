@@ -258,6 +258,36 @@ pub struct Port {
     /// it is, nobody is told that the port is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duplicate: Option<Duplicate>,
+    /// Labels by which its network was chosen; empty: the network was named.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub select: BTreeMap<String, String>,
+    /// For a VIP: who answers for it; `None`: it is a workload's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<Box<Vip>>,
+    /// VIPs whose addresses it answers for. Each of them names it as its holder: both are written together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<Held>,
+}
+
+/// What a VIP is beside a port.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vip {
+    /// The port that answers for its addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<PortKey>,
+    /// The highest generation of a binding with which its addresses were announced: who holds it next is announced with
+    /// a higher one, as receivers follow the higher sequence of two MACs that say one address.
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    pub floor: u64,
+}
+
+/// A VIP that a port holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The VIP.
+    pub vip: PortKey,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Somebody answered on the wire for an address that a port was about to use.
@@ -276,6 +306,19 @@ pub struct Duplicate {
 }
 
 impl Port {
+    /// The port that answers for its addresses: itself, of a VIP the holder, if it has one.
+    pub fn answerer(&self) -> Option<&PortKey> {
+        match &self.vip {
+            Some(vip) => vip.holder.as_ref(),
+            None => Some(&self.key),
+        }
+    }
+
+    /// The addresses that it answers for: its own first, then those of the VIPs that it holds.
+    pub fn answers(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().chain(self.held.iter().flat_map(|held| &held.addresses)).copied()
+    }
+
     /// Unix time in milliseconds of the last event that wrote this record.
     pub fn changed_ms(&self) -> i64 {
         if self.changed_ms == 0 { self.created_ms } else { self.changed_ms }
@@ -325,6 +368,10 @@ pub struct Binding {
 }
 
 fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+fn is_zero_u64(n: &u64) -> bool {
     *n == 0
 }
 

@@ -17,6 +17,7 @@
 //! fenced, or somebody has to take that on himself (`forced`).
 
 pub mod ledger;
+pub(crate) mod restored;
 pub(crate) mod task;
 
 use crate::model::{Binding, Move, MoveCost, MovePhase};

@@ -31,9 +31,9 @@ use crate::model::{
 };
 use crate::state::State;
 use crate::steps::{self, Steps};
-use crate::store::Store;
+use crate::store::{Compare, Store};
 
-pub use error::PortError;
+pub use error::{Pool, PortError};
 pub use moving::{Hearing, HearingOf, MoveOrder, MoveStep, Owner};
 pub(crate) use task::now_ms;
 
@@ -57,6 +57,10 @@ pub struct CreatePort {
     /// Whether its addresses are asked for before their first use at a node; `None`: as its network says. A port that
     /// exists keeps what it has.
     pub address_check: Option<AddressCheck>,
+    /// Labels by which the network is chosen; empty: it is that of `key`. Else that one is only where the last choice fell.
+    pub select: BTreeMap<String, String>,
+    /// A VIP, which another port holds.
+    pub vip: bool,
 }
 
 impl CreatePort {
@@ -71,6 +75,8 @@ impl CreatePort {
             rate: RateLimit::default(),
             guard: None,
             address_check: None,
+            select: BTreeMap::new(),
+            vip: false,
         }
     }
 }
@@ -168,6 +174,20 @@ pub enum Request {
         /// Who, and where; `None`: nobody any more.
         found: Option<Duplicate>,
     },
+    /// The fabric remembers it with a higher sequence than its own.
+    Raise {
+        /// Which one.
+        key: PortKey,
+        /// With which sequence.
+        sequence: u32,
+    },
+    /// Another port answers for this VIP, or none.
+    Hold {
+        /// The VIP.
+        key: PortKey,
+        /// Which port; `None`: none.
+        holder: Option<PortKey>,
+    },
     /// It lives nowhere.
     Unbind(PortKey),
     /// It is not needed any more; with `forget` its addresses go back to the pool, after the quarantine.
@@ -183,6 +203,17 @@ pub enum Request {
         key: PortKey,
         /// Only if it is quarantined.
         quarantined: bool,
+        /// Why, for the history.
+        cause: String,
+    },
+    /// It leaked: it is unbound, and its addresses are given up, if it is bound as it was seen and the rest holds too.
+    Collect {
+        /// Which one.
+        key: PortKey,
+        /// Generation of the binding that was seen.
+        generation: u64,
+        /// What else must hold: that its node's agent still says so.
+        evidence: Vec<Compare>,
         /// Why, for the history.
         cause: String,
     },
@@ -330,6 +361,17 @@ impl Ports {
         stored(self.one(Request::Found { key, generation, found }).await)
     }
 
+    /// A bound port is announced with this sequence if its own is lower; nothing changes otherwise.
+    pub async fn raise(&self, key: PortKey, sequence: u32) -> Result<Revision, PortError> {
+        self.one(Request::Raise { key, sequence }).await.map(|(_, revision)| revision)
+    }
+
+    /// Another port answers for a VIP's addresses, or none; nothing changes if that is so.
+    pub async fn hold(&self, key: PortKey, holder: Option<PortKey>) -> Result<(Stored, Revision), PortError> {
+        let (port, revision) = self.one(Request::Hold { key, holder }).await?;
+        Ok((stored(Ok((port, revision)))?, revision))
+    }
+
     /// The port lives nowhere; nothing changes if that is so.
     pub async fn unbind(&self, key: PortKey) -> Result<Stored, PortError> {
         stored(self.one(Request::Unbind(key)).await)
@@ -363,6 +405,19 @@ impl Ports {
             |key: &PortKey| Request::Free { key: key.clone(), quarantined: true, cause: cause.to_owned() };
         let answers = self.run(ports.iter().map(request).collect()).await;
         answers.into_iter().map(|answer| answer.map(|(_, revision)| revision)).collect()
+    }
+
+    /// Ends a port whose workload is gone without a word: it is unbound and its addresses are quarantined, in the one
+    /// transaction that compares its binding and `evidence`. [`PortError::Precondition`] if it is bound otherwise.
+    pub async fn collect(
+        &self,
+        key: PortKey,
+        generation: u64,
+        evidence: Vec<Compare>,
+        cause: String,
+    ) -> Result<Revision, PortError> {
+        let request = Request::Collect { key, generation, evidence, cause };
+        self.one(request).await.map(|(_, revision)| revision)
     }
 
     /// Gives back released ports whose time is over; [`PortError::Precondition`] for those that are not.

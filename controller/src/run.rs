@@ -31,7 +31,9 @@ use crate::gc;
 use crate::history::{By, History};
 use crate::http::{self, Health, Phase};
 use crate::intent::Intent;
+use crate::leaks::Leaks;
 use crate::metrics::Metrics;
+use crate::moves::restored;
 use crate::moves::task::Mover;
 use crate::ports::{HearingOf, Ports};
 use crate::ready::Ready;
@@ -340,7 +342,12 @@ fn assemble(
     tasks.spawn(mover.clone().run(cancel.clone()));
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());
     let trim = gc::Trim::new(Arc::clone(&store), config.history_ms(), clock);
-    tasks.spawn(gc::run(state.clone(), ports.clone(), trim, election, cancel.clone()));
+    tasks.spawn(gc::run(state.clone(), ports.clone(), trim, election.clone(), cancel.clone()));
+    let raising = restored::follow(state.clone(), fabric.imports(), ports.clone(), election.clone());
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(raising));
+    let leaks = Leaks::new(Arc::clone(&store), ports.clone(), config.leaked_ports.clone());
+    let looking = leaks.clone().follow(state.clone(), agents.clone(), election, metrics.ports_leaked.clone());
+    tasks.spawn(cancel.clone().run_until_cancelled_owned(looking));
     App {
         intent: Intent::new(Arc::clone(&store), state.clone(), identity.asn),
         ports,
@@ -349,6 +356,7 @@ fn assemble(
         name: config.name.clone(),
         history_ms: config.history_ms(),
         mover,
+        leaks,
         store,
         state,
         fabric,

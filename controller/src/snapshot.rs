@@ -135,6 +135,16 @@ impl Snapshot {
             .map(|(_, record)| record)
     }
 
+    /// The port of a VRF with this name whose network was chosen by labels.
+    pub fn selected(&self, vrf: &Name, name: &PortName) -> Option<&Arc<Record<Port>>> {
+        let key = |network: &Arc<Record<Network>>| PortKey {
+            network: network.value.key.clone(),
+            name: name.clone(),
+        };
+        let mut found = self.networks_of(vrf).filter_map(|network| self.ports.get(&key(network)));
+        found.find(|port| !port.value.select.is_empty())
+    }
+
     /// Active bindings at a node, by port.
     pub fn bindings_at<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = &'a Arc<Record<Binding>>> {
         let network = NetworkKey { vrf: Name::lowest(), network: Name::lowest() };

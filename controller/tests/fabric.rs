@@ -2,8 +2,9 @@
 
 mod support;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use causeway_bgp::{Attributes, Esi, Pmsi, Route, RouteChange, RouteDistinguisher, RouteKey, RouteTarget};
+use causeway_controller::store::{FileStore, KeyValue, Store, Txn, TxnOutcome, Write};
 use causeway_proto::{Mac, Vni, v1};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -335,4 +336,57 @@ async fn symmetric_irb_and_prefixes_arrive_as_a_switch_needs_them() -> Result<()
     assert_eq!(routes, ["10.8.0.0/24", &format!("{}/32", port.addresses[0])]);
     assert_eq!(told.routes[1].next_hops[0].router_mac, "12:00:0a:00:00:01");
     Ok(())
+}
+
+/// The store of a controller that has stopped, as soon as it is closed.
+async fn opened(directory: &std::path::Path) -> Result<FileStore> {
+    let path = directory.join("store/store.redb");
+    wait_for("the store to be closed", async || Ok(FileStore::open(&path).await.ok())).await
+}
+
+/// The records go back to a copy of before two bindings. Another controller's routes are still in the fabric and say what
+/// the first one's said last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_store_does_not_undercut_what_the_fabric_remembers() -> Result<()> {
+    let (lab, switch) = with_switch().await?;
+    let port = lab.create("a", Some("h1")).await?;
+    let (ip, mac) = (port.addresses[0].clone(), port.mac.clone());
+    let directory = lab.stop().await?;
+    let copy = opened(directory.path()).await?.list("intent/").await?.entries;
+    let lab = Lab::start_in(directory).await?;
+    for _ in 0..2 {
+        lab.unbind("a").await?;
+        lab.bind("a", "h1").await?;
+    }
+    let said = format!("2 10.99.0.1:1 {mac} {ip} via 10.0.0.1 seq 2");
+    switch.wait_routes(&[&said, "3 10.99.0.1:1 10.0.0.1"]).await?;
+    let directory = lab.stop().await?;
+    let store = opened(directory.path()).await?;
+    let put = |entry: KeyValue| Write::Put { key: entry.key, value: entry.value, lease: None };
+    let writes = copy.into_iter().map(put).collect();
+    let restored = store.txn(Txn { compares: Vec::new(), writes }).await?;
+    ensure!(matches!(restored, TxnOutcome::Committed(_)), "{restored:?}");
+    let binding = store.get("intent/binding/default/web/a").await?.context("a binding")?;
+    ensure!(String::from_utf8(binding.value)?.contains("\"generation\":1,"), "the copy is not in place");
+    drop(store);
+    // What a second controller announced of it: with its own distinguisher, for our node.
+    let rd = RouteDistinguisher::new(Ipv4Addr::new(10, 99, 0, 2), 1);
+    let key = RouteKey::MacIp { rd, etag: 0, mac: mac.parse()?, ip: Some(ip.parse()?) };
+    let remembered = Attributes { sequence: 2, ..attributes([10, 0, 0, 1]) };
+    let remembered = Route { key, attributes: Arc::new(remembered) };
+    switch.speaker.update(vec![RouteChange::Announce(remembered)]).await;
+    let lab = Lab::start_in(directory).await?;
+    wait_for("the generation is that of before again", async || {
+        let binding = lab.get("a").await?.binding.context("a binding")?;
+        Ok((binding.generation == 3).then_some(()))
+    })
+    .await?;
+    let announced = async |route: &str| {
+        wait_for(route, async || Ok(switch.routes().await.iter().any(|r| r == route).then_some(()))).await
+    };
+    announced(&said).await?;
+    // And the next place is above it.
+    lab.unbind("a").await?;
+    lab.bind("a", "h2").await?;
+    announced(&format!("2 10.99.0.1:1 {mac} {ip} via 10.0.0.2 seq 3")).await
 }

@@ -207,3 +207,60 @@ async fn a_controller_that_is_behind_brings_nothing_back() -> Result<()> {
     }
     Agent::begin(&one.channel, knows).await?.snapshot().await.map(drop)
 }
+
+/// Both are asked for the same names at the same time, while one network after the other fills up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_whose_network_is_chosen_by_labels_has_one_port() -> Result<()> {
+    const NAMES: usize = 40;
+    let directory = tempfile::tempdir()?;
+    let (one, two) = pair(&directory).await?;
+    let labelled = |name: &str, vni| {
+        let labels = [("rack".to_owned(), "r1".to_owned())].into();
+        let network = v1::Network { name: name.into(), vni, labels, ..v1::Network::default() };
+        resource(v1::resource::Spec::Network(network))
+    };
+    // Room for 14, 14 and 30 ports.
+    let records = vec![
+        labelled("n1", 901),
+        labelled("n2", 902),
+        labelled("n3", 903),
+        subnet("n1", "10.61.0.0/28", ""),
+        subnet("n2", "10.62.0.0/28", ""),
+        subnet("n3", "10.63.0.0/27", ""),
+    ];
+    let at = one.apply(records).await?.revision;
+    two.running()?.state().wait_for(causeway_proto::Revision(at)).await?;
+    let request = |n: usize| v1::CreatePortRequest {
+        key: Some(v1::PortKey { name: format!("p{n}"), ..v1::PortKey::default() }),
+        network_labels: [("rack".to_owned(), "r1".to_owned())].into(),
+        ..v1::CreatePortRequest::default()
+    };
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..NAMES {
+        for mut client in [one.ports(), two.ports()] {
+            asked.spawn(async move { (n, client.create_port(request(n)).await) });
+        }
+    }
+    let mut given = std::collections::BTreeMap::new();
+    while let Some(answer) = asked.join_next().await {
+        let (n, answer) = answer?;
+        let port = answer?.into_inner().port.context("a port")?;
+        let got = (port.key, port.addresses);
+        let known = given.entry(n).or_insert_with(|| got.clone());
+        anyhow::ensure!(*known == got, "p{n} has {known:?} and {got:?}");
+    }
+    let ports = one.ports().list_ports(v1::ListPortsRequest::default()).await?.into_inner().ports;
+    assert_eq!((given.len(), ports.len()), (NAMES, NAMES));
+    // Nothing is left: the rest fits nowhere.
+    for n in NAMES..58 {
+        two.ports().create_port(request(n)).await?;
+    }
+    let full = refused(one.ports().create_port(request(99)).await)?;
+    assert_eq!(full.code(), Code::ResourceExhausted);
+    let Some(v1::error_detail::Kind::Full(full)) = detail(&full)?.kind else { anyhow::bail!("{full:?}") };
+    let rooms: Vec<(String, u64, u64)> =
+        full.networks.into_iter().map(|room| (room.network, room.size, room.taken)).collect();
+    let n = |name: &str, size| (format!("default/{name}"), size, size);
+    assert_eq!(rooms, [n("n1", 14), n("n2", 14), n("n3", 30)]);
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use causeway_proto::{Mac, PortKey, v1};
+use causeway_proto::{Mac, v1};
 use clap::Args;
 
 use super::names::{self, Pattern};
@@ -31,9 +31,10 @@ Examples:
   causeway port create web/db-1 --bind-node host1 --netns /run/netns/db-1 --wait advertised
   causeway port create web/db-2 --bind-node host2 --netns pid:4711 --attachment macvlan --rate-out 100mbit
   causeway port create web/vm-1 --bind-node host3 --workload vm --guard off
-  causeway port create 'web/vm-{:03}' --count 300")]
+  causeway port create 'web/vm-{:03}' --count 300
+  causeway port create db-3 --network-label rack=r1,zone=a")]
 pub(crate) struct CreateArgs {
-    /// NETWORK/NAME or VRF/NETWORK/NAME; with --count a pattern: {} or {:03} stands for the number
+    /// NETWORK/NAME or VRF/NETWORK/NAME, with --network-label NAME; with --count a pattern: {} or {:03} stands for the number
     key: String,
     /// An address to ask for; may be repeated [default: one of each family the network has]
     #[arg(long = "address", value_name = "ADDRESS", conflicts_with = "count")]
@@ -41,9 +42,25 @@ pub(crate) struct CreateArgs {
     /// A MAC to ask for [default: derived from the first address]
     #[arg(long, conflicts_with = "count")]
     mac: Option<Mac>,
+    /// Instead of a network in KEY, which is only the name then: any network with this label that has room; may be
+    /// repeated, or several separated by commas, and all must match
+    #[arg(
+        long = "network-label",
+        value_name = "KEY=VALUE",
+        value_parser = names::label,
+        value_delimiter = ',',
+        conflicts_with = "addresses"
+    )]
+    network_labels: Vec<(String, String)>,
+    /// With --network-label: the VRF of the networks
+    #[arg(long, default_value = "default", requires = "network_labels")]
+    vrf: String,
     /// A label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = names::label)]
     labels: Vec<(String, String)>,
+    /// A VIP: addresses for which another port answers (port vip hold)
+    #[arg(long, conflicts_with = "bind_node")]
+    vip: bool,
     /// Bind it in the same transaction to this node
     #[arg(long, value_name = "NODE")]
     bind_node: Option<String>,
@@ -96,6 +113,7 @@ pub(crate) async fn run(
         return Err(summary(requests.len(), failures));
     }
     match args.bind_node {
+        None if args.vip => out.next("causeway port vip hold KEY --holder PORT"),
         None => out.next("causeway port bind KEY --node NODE --netns PATH"),
         Some(_) => out.next("causeway port list"),
     }
@@ -104,8 +122,8 @@ pub(crate) async fn run(
 
 /// One request a port.
 fn requests(args: &CreateArgs) -> Result<Vec<v1::CreatePortRequest>, Failure> {
-    let request = |key: PortKey, netns: Option<String>| v1::CreatePortRequest {
-        key: Some(message(&key)),
+    let request = |key: v1::PortKey, netns: Option<String>| v1::CreatePortRequest {
+        key: Some(key),
         addresses: args.addresses.iter().map(IpAddr::to_string).collect(),
         mac: args.mac.map(|m| m.to_string()).unwrap_or_default(),
         labels: args.labels.iter().cloned().collect(),
@@ -113,9 +131,15 @@ fn requests(args: &CreateArgs) -> Result<Vec<v1::CreatePortRequest>, Failure> {
         rate: args.rate.limits(v1::RateLimit::default()),
         guard: args.guard.unwrap_or_default(),
         address_check: args.address_check.unwrap_or_default(),
+        network_labels: args.network_labels.iter().cloned().collect(),
+        kind: if args.vip { v1::PortKind::Vip } else { v1::PortKind::Workload }.into(),
+    };
+    let key = |text: &str| match args.network_labels.is_empty() {
+        true => names::key(text).map(|key| message(&key)),
+        false => names::name(text, &args.vrf),
     };
     let Some(count) = args.count else {
-        return Ok(vec![request(names::key(&args.key)?, args.netns.clone())]);
+        return Ok(vec![request(key(&args.key)?, args.netns.clone())]);
     };
     let last = args.first.checked_add(count - 1);
     let last = last.ok_or_else(|| {
@@ -140,7 +164,7 @@ fn requests(args: &CreateArgs) -> Result<Vec<v1::CreatePortRequest>, Failure> {
     (args.first..=last)
         .map(|n| {
             let netns = netns.as_ref().map(|p| p.with(n)).or_else(|| args.netns.clone());
-            Ok(request(names::key(&keys.with(n))?, netns))
+            Ok(request(key(&keys.with(n))?, netns))
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Keys, name patterns and labels as people type them.
 
-use causeway_proto::PortKey;
+use causeway_proto::{Name, NameError, PortKey, PortName, v1};
 
 use crate::failure::{Exit, Failure};
 
@@ -10,6 +10,16 @@ pub(crate) fn key(text: &str) -> Result<PortKey, Failure> {
         Failure::new(Exit::Usage, format!("'{text}' is not the key of a port: {e}"))
             .hint("write NETWORK/NAME or VRF/NETWORK/NAME")
     })
+}
+
+/// The name alone, of a port whose network is chosen by labels.
+pub(crate) fn name(text: &str, vrf: &str) -> Result<v1::PortKey, Failure> {
+    let wrong = |what: &str, text: &str, e: NameError| {
+        Failure::new(Exit::Usage, format!("'{text}' is not the name of a {what}: {e}"))
+    };
+    let vrf: Name = vrf.parse().map_err(|e| wrong("VRF", vrf, e))?;
+    let name: PortName = text.parse().map_err(|e| wrong("port", text, e))?;
+    Ok(v1::PortKey { vrf: vrf.to_string(), network: String::new(), name: name.to_string() })
 }
 
 /// "KEY=VALUE".

@@ -116,7 +116,12 @@ impl Fake {
     }
 
     fn create(&self, request: v1::CreatePortRequest) -> Result<v1::CreatePortResponse, Status> {
-        let key = request.key.clone().unwrap_or_default();
+        let mut key = request.key.clone().unwrap_or_default();
+        if !request.network_labels.is_empty() {
+            let labels: Vec<String> =
+                request.network_labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            key.network = format!("chosen-by-{}", labels.join(","));
+        }
         if let Ok(port) = self.port(Some(&key)) {
             return Ok(v1::CreatePortResponse { port: Some(port), created: false });
         }
@@ -369,6 +374,16 @@ impl v1::port_service_server::PortService for Fake {
         let v1::BindPortRequest { key, binding, .. } = request.into_inner();
         let port = self.bind(self.port(key.as_ref())?, binding.unwrap_or_default());
         Ok(Response::new(v1::BindPortResponse { port: Some(port) }))
+    }
+
+    async fn hold_vip(
+        &self,
+        request: Request<v1::HoldVipRequest>,
+    ) -> Result<Response<v1::HoldVipResponse>, Status> {
+        let v1::HoldVipRequest { key, holder } = request.into_inner();
+        let port = self.port(key.as_ref())?;
+        let port = self.put(v1::Port { holder, ..port });
+        Ok(Response::new(v1::HoldVipResponse { revision: port.revision, port: Some(port) }))
     }
 
     async fn unbind_port(

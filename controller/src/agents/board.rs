@@ -36,6 +36,9 @@ pub(crate) struct FailedPort {
     pub(crate) port: PortKey,
     pub(crate) generation: u64,
     pub(crate) problem: String,
+    /// Its workload is not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) absent: bool,
 }
 
 /// Who is connected as a node, and to which controller.
@@ -68,12 +71,29 @@ struct Pending {
     told: Revision,
 }
 
+/// Why a port is not programmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) generation: u64,
+    pub(super) problem: String,
+    pub(super) absent: bool,
+}
+
+/// A port whose agent does not find its workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Absent {
+    pub(crate) node: Name,
+    pub(crate) port: PortKey,
+    pub(crate) generation: u64,
+    pub(crate) problem: String,
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     claim: Option<ClaimRecord>,
     version: String,
     problems: Vec<String>,
-    failed: BTreeMap<PortKey, (u64, String)>,
+    failed: BTreeMap<PortKey, Failure>,
     /// What its record says, or what the agent said last.
     applied: Revision,
     local: Option<Local>,
@@ -130,6 +150,15 @@ pub(super) struct PortSaid {
     pub(super) stage: Stage,
     /// `Err`: why it is not programmed.
     pub(super) result: Result<(), String>,
+    /// Its workload is not there.
+    pub(super) absent: bool,
+}
+
+impl FailedPort {
+    fn split(self) -> (PortKey, Failure) {
+        let FailedPort { port, generation, problem, absent } = self;
+        (port, Failure { generation, problem, absent })
+    }
 }
 
 impl Board {
@@ -147,10 +176,10 @@ impl Board {
         bound_at: Revision,
     ) -> PortProgress {
         let Some(entry) = self.nodes.get(node) else { return PortProgress::Waiting };
-        if let Some((of, problem)) = entry.failed.get(key)
-            && *of == generation
+        if let Some(failure) = entry.failed.get(key)
+            && failure.generation == generation
         {
-            return PortProgress::Failed(problem.clone());
+            return PortProgress::Failed(failure.problem.clone());
         }
         let programmed = match &entry.local {
             Some(local) => bound_at <= local.told && !local.pending.contains_key(key),
@@ -164,6 +193,21 @@ impl Board {
             Some(entry) => (entry.report(), entry.claim.is_some()),
             None => (NodeReport::default(), false),
         }
+    }
+
+    /// Ports whose workloads are not there, as connected agents say.
+    pub(super) fn absent(&self) -> Vec<Absent> {
+        let connected = self.nodes.iter().filter(|(_, entry)| entry.claim.is_some());
+        let ports = connected.flat_map(|(node, entry)| entry.failed.iter().map(move |failed| (node, failed)));
+        ports
+            .filter(|(_, (_, failure))| failure.absent)
+            .map(|(node, (port, failure))| Absent {
+                node: node.clone(),
+                port: port.clone(),
+                generation: failure.generation,
+                problem: failure.problem.clone(),
+            })
+            .collect()
     }
 
     /// What the store says was read.
@@ -229,7 +273,7 @@ impl Board {
         }
         for PortTold { port: key, generation, stage, at: bound_at } in set {
             kept.insert(key.clone());
-            let failed = entry.failed.get(&key).is_some_and(|(of, _)| *of == generation);
+            let failed = entry.failed.get(&key).is_some_and(|f| f.generation == generation);
             // A whole state names ports that are long since programmed.
             if !all || (bound_at > known && !failed) {
                 let pending = Pending { generation, stage, bound_at, told: revision };
@@ -257,14 +301,14 @@ impl Board {
         let Some(entry) = self.nodes.get_mut(node) else { return Vec::new() };
         let Some(local) = &mut entry.local else { return Vec::new() };
         let mut changed = Vec::new();
-        for PortSaid { port, generation, stage, result } in ports {
+        for PortSaid { port, generation, stage, result, absent } in ports {
             match result {
                 Ok(()) => {
                     entry.failed.remove(&port);
                     local.said.insert(port.clone(), (generation, stage));
                 }
                 Err(problem) => {
-                    entry.failed.insert(port.clone(), (generation, problem));
+                    entry.failed.insert(port.clone(), Failure { generation, problem, absent });
                     local.said.remove(&port);
                 }
             }
@@ -307,7 +351,7 @@ impl Board {
         entry.applied = applied;
         entry.version = report.version;
         entry.problems = report.problems;
-        entry.failed = report.failed.into_iter().map(|f| (f.port, (f.generation, f.problem))).collect();
+        entry.failed = report.failed.into_iter().map(FailedPort::split).collect();
         changed.extend(entry.failed.keys().cloned());
         let between = before.min(applied)..=before.max(applied);
         let moved = snapshot.bindings_at(node).filter(|binding| between.contains(&binding.revision));
@@ -377,10 +421,11 @@ impl Entry {
         if self.failed.len() > FAILED_LIMIT {
             problems.push(format!("{} more ports failed", self.failed.len() - FAILED_LIMIT));
         }
-        let failed = self.failed.iter().take(FAILED_LIMIT).map(|(port, (generation, problem))| FailedPort {
+        let failed = self.failed.iter().take(FAILED_LIMIT).map(|(port, failure)| FailedPort {
             port: port.clone(),
-            generation: *generation,
-            problem: problem.clone(),
+            generation: failure.generation,
+            problem: failure.problem.clone(),
+            absent: failure.absent,
         });
         NodeReport {
             version: self.version.clone(),

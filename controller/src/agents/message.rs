@@ -149,6 +149,7 @@ fn floods<'a>(floods: impl IntoIterator<Item = &'a (Vni, IpAddr)>) -> Vec<v1::Fl
 pub(super) fn said(status: v1::AgentStatus) -> (Revision, Vec<PortSaid>, Vec<String>) {
     let short = |text: String| text.chars().take(PROBLEM_BYTES).collect::<String>();
     let port = |port: v1::PortStatus| {
+        let absent = port.absent && !port.programmed;
         let result = match (port.programmed, port.problem) {
             (true, _) => Ok(()),
             (false, problem) if problem.is_empty() => {
@@ -161,7 +162,7 @@ pub(super) fn said(status: v1::AgentStatus) -> (Revision, Vec<PortSaid>, Vec<Str
             Ok(v1::PortStage::Held) => Stage::Held,
             _ => Stage::Active,
         };
-        Some(PortSaid { port: port.port.parse().ok()?, generation: port.generation, stage, result })
+        Some(PortSaid { port: port.port.parse().ok()?, generation: port.generation, stage, result, absent })
     };
     let ports = status.ports.into_iter().filter_map(port).collect();
     let problems = status.problems.into_iter().take(PROBLEMS).map(short).collect();

@@ -203,10 +203,22 @@ fn port(app: &App, snapshot: &Snapshot, owner: &Arc<Record<Port>>) -> Vec<String
             let vtep = place.map(|place| format!(" (VTEP {})", place.vtep)).unwrap_or_default();
             format!("bound to node {}{vtep}, generation {}", binding.node, binding.generation)
         }
-        None => "bound to no node, so nothing is announced".to_owned(),
+        None => match &message.holder {
+            Some(_) => "a VIP".to_owned(),
+            None => "bound to no node, so nothing is announced".to_owned(),
+        },
     };
     let problem = if message.problem.is_empty() { String::new() } else { format!(": {}", message.problem) };
     findings.push(format!("port {}: {addresses} {}, {state}{problem}, {place}", port.key, port.mac));
+    if let Some(holder) =
+        port.vip.as_ref().and_then(|vip| vip.holder.as_ref()).and_then(|h| snapshot.ports.get(h))
+    {
+        findings.push(format!(
+            "port {} holds it: it is announced with MAC {}, where that one lives",
+            holder.value.key, holder.value.mac
+        ));
+        findings.extend(self::port(app, snapshot, holder));
+    }
     if let Err(skip) = evpn::port_routes(&app.view(snapshot), &app.fabric.context(), &port.key) {
         findings.push(format!("no route for port {}: {skip}", port.key));
     }

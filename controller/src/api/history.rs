@@ -150,7 +150,7 @@ pub(super) fn event_message(told: Told) -> v1::Event {
 }
 
 /// Kinds and their numbers.
-const KINDS: [(EventKind, v1::EventKind); 17] = [
+const KINDS: [(EventKind, v1::EventKind); 18] = [
     (EventKind::Created, v1::EventKind::Created),
     (EventKind::TakenBack, v1::EventKind::TakenBack),
     (EventKind::Bound, v1::EventKind::Bound),
@@ -168,6 +168,7 @@ const KINDS: [(EventKind, v1::EventKind); 17] = [
     (EventKind::Repaired, v1::EventKind::Repaired),
     (EventKind::Moving, v1::EventKind::Moving),
     (EventKind::Duplicate, v1::EventKind::Duplicate),
+    (EventKind::Held, v1::EventKind::Held),
 ];
 
 fn kind_message(kind: EventKind) -> v1::EventKind {

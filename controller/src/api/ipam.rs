@@ -8,7 +8,8 @@ use super::App;
 use super::caller::caller;
 use super::status::Refusal;
 use crate::history::By;
-use crate::ipam::{Checked, Checker, Finding, Problem};
+use crate::ipam::{Checked, Checker, Finding, Fix, Problem};
+use crate::keys;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -29,15 +30,16 @@ impl IpamService for Service {
 impl Service {
     async fn check(&self, request: v1::CheckIpamRequest, by: By) -> Result<v1::CheckIpamResponse, Refusal> {
         let checker = Checker::new(self.0.store.clone(), self.0.ports.clone(), by);
-        Ok(message(checker.run(request.fix).await?))
+        let fix = Fix { books: request.fix, leaked: request.fix_leaked };
+        Ok(message(checker.with_leaks(self.0.leaks.clone()).run(fix).await?))
     }
 }
 
 fn message(checked: Checked) -> v1::CheckIpamResponse {
     let Checked { findings, more, books } = checked;
     let snapshot = &books.snapshot;
-    let is_address = |path: &str| path.starts_with(crate::keys::ADDRESS_CLAIMS);
-    let addresses = books.claims.iter().filter(|claim| is_address(&claim.path)).count();
+    let below =
+        |prefix: &str| books.claims.iter().filter(|claim| claim.path.starts_with(prefix)).count() as u64;
     let released = snapshot.ports.values().filter(|port| port.value.released_ms.is_some()).count();
     let quarantined = snapshot.quarantined.len();
     v1::CheckIpamResponse {
@@ -47,8 +49,8 @@ fn message(checked: Checked) -> v1::CheckIpamResponse {
             .collect(),
         more: more as u64,
         ports: snapshot.ports.len() as u64,
-        addresses: addresses as u64,
-        macs: (books.claims.len() - addresses) as u64,
+        addresses: below(keys::ADDRESS_CLAIMS),
+        macs: below(keys::MAC_CLAIMS),
         released: released.saturating_sub(quarantined) as u64,
         quarantined: quarantined as u64,
         revision: snapshot.revision.0,

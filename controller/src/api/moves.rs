@@ -3,6 +3,7 @@
 mod drain;
 mod fence;
 mod follow;
+mod ledger;
 mod message;
 
 use causeway_proto::v1::move_service_server::MoveService;
@@ -135,6 +136,14 @@ impl MoveService for Service {
             Ok(v1::ListMovesResponse { moves })
         };
         self.0.unary("MoveService/ListMoves", &metadata, work).await
+    }
+
+    async fn list_ledger(
+        &self,
+        request: Request<v1::ListLedgerRequest>,
+    ) -> Result<Response<v1::ListLedgerResponse>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        self.0.unary("MoveService/ListLedger", &metadata, ledger::list(&self.0, request)).await
     }
 
     async fn fence_node(

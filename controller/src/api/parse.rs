@@ -44,9 +44,23 @@ pub(super) fn port_key(prefix: &str, key: Option<v1::PortKey>) -> Result<PortKey
     Ok(PortKey { network: NetworkKey { vrf, network }, name })
 }
 
+/// The key of a port whose network is still to be chosen: any stands in its place.
+fn unplaced_key(prefix: &str, key: Option<v1::PortKey>) -> Result<PortKey, Refusal> {
+    let Some(key) = key else { return Err(Refusal::field(prefix, "is required")) };
+    if !key.network.is_empty() {
+        let reason = "makes no sense together with network_labels, which choose it";
+        return Err(Refusal::field(format!("{prefix}.network"), reason));
+    }
+    port_key(prefix, Some(v1::PortKey { network: Name::lowest().to_string(), ..key }))
+}
+
 /// A port to create.
 pub(super) fn create_port(request: v1::CreatePortRequest) -> Result<CreatePort, Refusal> {
-    let key = port_key("key", request.key)?;
+    let select = labels("network_labels", request.network_labels)?;
+    let key = match select.is_empty() {
+        true => port_key("key", request.key)?,
+        false => unplaced_key("key", request.key)?,
+    };
     if request.addresses.len() > ADDRESSES {
         return Err(Refusal::field("addresses", format!("are more than {ADDRESSES}")));
     }
@@ -76,7 +90,11 @@ pub(super) fn create_port(request: v1::CreatePortRequest) -> Result<CreatePort, 
     let rate = rate("rate", request.rate.unwrap_or_default())?;
     let guard = guard("guard", request.guard)?;
     let address_check = address_check("address_check", request.address_check)?;
-    Ok(CreatePort { key, addresses, mac, labels, bind, rate, guard, address_check })
+    let vip = match v1::PortKind::try_from(request.kind) {
+        Ok(kind) => kind == v1::PortKind::Vip,
+        Err(_) => return Err(Refusal::field("kind", format!("{} is not known", request.kind))),
+    };
+    Ok(CreatePort { key, addresses, mac, labels, bind, rate, guard, address_check, select, vip })
 }
 
 /// Where a port shall live; `prefix` is the binding's field.

@@ -72,6 +72,26 @@ impl PortService for Service {
         self.0.unary("PortService/BindPort", &metadata, work).await
     }
 
+    async fn hold_vip(
+        &self,
+        request: Request<v1::HoldVipRequest>,
+    ) -> Result<Response<v1::HoldVipResponse>, Status> {
+        let (metadata, extensions, request) = request.into_parts();
+        let ports = self.0.ports.on_behalf(caller(&metadata, &extensions));
+        let work = async {
+            let key = parse::port_key("key", request.key)?;
+            let holder = request.holder.map(|key| parse::port_key("holder", Some(key))).transpose()?;
+            let (stored, revision) = ports.hold(key, holder).await?;
+            self.0.wrote(revision);
+            // The holder's state is the VIP's: the answer shows it as it is then.
+            let snapshot = self.0.snapshot().await;
+            let binding = stored.binding.as_ref().map(|binding| (binding, stored.revision));
+            let port = message(&self.0, &snapshot, &stored.port, binding, stored.revision);
+            Ok(v1::HoldVipResponse { port: Some(port), revision: revision.0 })
+        };
+        self.0.unary("PortService/HoldVip", &metadata, work).await
+    }
+
     async fn unbind_port(
         &self,
         request: Request<v1::UnbindPortRequest>,
@@ -198,6 +218,10 @@ impl Service {
         request: v1::CreatePortRequest,
     ) -> Result<v1::CreatePortResponse, Refusal> {
         let port = parse::create_port(request)?;
+        if !port.select.is_empty() {
+            // Networks that were declared through this controller a moment ago are to be chosen from.
+            self.0.snapshot().await;
+        }
         let mut answers = ports.create(vec![port]).await;
         match answers.pop() {
             Some(answer) => Ok(self.created(&answer?)),

@@ -8,7 +8,7 @@ use super::App;
 use super::parse::Filter;
 use crate::agents::PortProgress;
 use crate::intent::message::words;
-use crate::model::{Attachment, Binding, Move, MovePhase, Port};
+use crate::model::{Attachment, Binding, Held, Move, MovePhase, Port};
 use crate::moves;
 use crate::ports::plan::quarantine_ends_ms;
 use crate::snapshot::{Record, Snapshot};
@@ -40,7 +40,10 @@ pub(super) fn message(
     revision: Revision,
 ) -> v1::Port {
     let binding = binding.filter(|(binding, _)| binding.active && port.released_ms.is_none());
-    let (mut state, problem) = state(app, port, binding);
+    let (mut state, problem) = match holder(snapshot, port) {
+        Some((holder, binding)) => state(app, holder, Some(binding)),
+        None => state(app, port, binding),
+    };
     let moves = |record: &Arc<Record<Move>>| {
         let moving = record.value.phase != MovePhase::Hold;
         moving && binding.is_some_and(|(binding, _)| moves::holds(&record.value, binding))
@@ -63,6 +66,25 @@ pub(super) fn message(
             .then_some(v1::RateLimit { in_kbit: port.rate.in_kbit, out_kbit: port.rate.out_kbit }),
         guard: words::guard(port.guard).into(),
         address_check: words::address_check(port.address_check).into(),
+        network_labels: port.select.clone(),
+        kind: if port.vip.is_some() { v1::PortKind::Vip } else { v1::PortKind::Workload }.into(),
+        holder: port.vip.as_ref().and_then(|vip| vip.holder.as_ref()).map(key_message),
+        vips: port.held.iter().map(held_message).collect(),
+    }
+}
+
+/// The port that answers for a VIP in use, with its binding; `None` if none does, or it lives nowhere.
+fn holder<'a>(snapshot: &'a Snapshot, vip: &Port) -> Option<(&'a Port, (&'a Binding, Revision))> {
+    let key = vip.vip.as_ref().filter(|_| vip.released_ms.is_none())?.holder.as_ref()?;
+    let (port, binding) = (snapshot.ports.get(key)?, snapshot.bindings.get(key)?);
+    let bound = binding.value.active && port.value.released_ms.is_none();
+    bound.then_some((&port.value, (&binding.value, binding.revision)))
+}
+
+fn held_message(held: &Held) -> v1::HeldVip {
+    v1::HeldVip {
+        key: Some(key_message(&held.vip)),
+        addresses: held.addresses.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use causeway_proto::v1;
 use tonic::{Code, Status};
 
 use crate::intent::{IntentError, Violation};
-use crate::ports::PortError;
+use crate::ports::{Pool, PortError};
 use crate::store::StoreError;
 
 /// A refusal on its way to the client.
@@ -127,6 +127,18 @@ impl From<PortError> for Refusal {
                 let exhausted = v1::PoolExhausted { subnets, size, released };
                 Refusal::new(Code::ResourceExhausted, message)
                     .kind(v1::error_detail::Kind::Exhausted(exhausted))
+            }
+            PortError::NoMatch { labels, labelled, .. } => Refusal::new(Code::NotFound, message)
+                .kind(v1::error_detail::Kind::NoMatch(v1::NoNetworkMatches { labels, labelled })),
+            PortError::Full { pools, .. } => {
+                let room = |pool: Pool| v1::NetworkRoom {
+                    network: pool.network.to_string(),
+                    size: pool.size,
+                    taken: pool.taken,
+                    released: pool.released,
+                };
+                let full = v1::NetworksFull { networks: pools.into_iter().map(room).collect() };
+                Refusal::new(Code::ResourceExhausted, message).kind(v1::error_detail::Kind::Full(full))
             }
             PortError::Precondition { subject, owner, .. } => {
                 let refusal = Refusal::new(Code::FailedPrecondition, message);

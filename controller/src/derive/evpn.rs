@@ -154,7 +154,7 @@ pub fn port_routes(view: &View, context: &Context, key: &PortKey) -> Result<Vec<
         key: RouteKey::MacIp { rd, etag: 0, mac, ip },
         attributes: Arc::clone(attributes),
     };
-    if port.addresses.is_empty() {
+    if port.answers().next().is_none() {
         return Ok(vec![route(None, &Arc::new(plain))]);
     }
     let routed = domain(snapshot, &key.network.vrf).filter(|_| irb(snapshot, &key.network) == Irb::Symmetric);
@@ -166,7 +166,7 @@ pub fn port_routes(view: &View, context: &Context, key: &PortKey) -> Result<Vec<
         plain.router_mac = Some(router_mac);
     }
     let attributes = Arc::new(plain);
-    Ok(port.addresses.iter().map(|address| route(Some(*address), &attributes)).collect())
+    Ok(port.answers().map(|address| route(Some(address), &attributes)).collect())
 }
 
 /// The type 3 route of a network at a VTEP.

@@ -159,6 +159,9 @@ impl World {
             guard: None,
             address_check: None,
             duplicate: None,
+            select: BTreeMap::new(),
+            vip: None,
+            held: Vec::new(),
         };
         self.put(&RecordKey::Port(port.key.clone()), &port);
     }

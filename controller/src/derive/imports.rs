@@ -60,6 +60,9 @@ pub struct Imports {
     pub by_address: OrdMap<(NetworkKey, IpAddr), Mac>,
     /// Prefixes, and hosts by the L3 part of their type 2, of each VRF: VTEPs of equal cost with their router MACs.
     pub prefixes: OrdMap<(Name, Prefix), Arc<Ways>>,
+    /// The highest mobility sequence above 0 with which controllers have said a MAC at our own nodes, as far as the
+    /// fabric says it back: a store that was restored from an older copy may not know it.
+    pub echoes: OrdMap<(NetworkKey, Mac), u32>,
 }
 
 impl Imports {
@@ -91,6 +94,7 @@ impl Imports {
             };
         }
         self.floods = other.floods.clone();
+        self.echoes = other.echoes.clone();
         self
     }
 }
@@ -104,6 +108,8 @@ pub struct ImportTable {
     addresses: BTreeMap<(NetworkKey, IpAddr), BTreeSet<Mac>>,
     flooders: BTreeMap<(NetworkKey, IpAddr), BTreeSet<(RouteKey, IpAddr)>>,
     prefixes: PrefixTable,
+    /// Routes for our own nodes with a sequence above 0.
+    echoes: BTreeMap<(NetworkKey, Mac), BTreeMap<(RouteKey, IpAddr), u32>>,
     imports: Imports,
 }
 
@@ -162,6 +168,7 @@ impl ImportTable {
         if let Ok(prefixed) = self.policy.judge_prefix(&key, &attributes) {
             self.prefixes.add(&mut self.imports, peer, key, attributes.sequence, &prefixed);
         }
+        self.echo(peer, &key, &attributes, true);
         let judged = self.policy.judge(&key, &attributes);
         if let Ok(Imported { network, vtep }) = judged {
             match key {
@@ -187,6 +194,7 @@ impl ImportTable {
         if let Ok(prefixed) = self.policy.judge_prefix(key, &attributes) {
             self.prefixes.remove(&mut self.imports, peer, key, &prefixed);
         }
+        self.echo(peer, key, &attributes, false);
         let Ok(Imported { network, vtep }) = self.policy.judge(key, &attributes) else { return };
         match *key {
             RouteKey::MacIp { mac, ip, .. } => {
@@ -207,6 +215,29 @@ impl ImportTable {
                     self.flooders.remove(&place);
                     self.imports.floods.remove(&place);
                 }
+            }
+        }
+    }
+
+    /// A route for one of our own nodes comes or goes.
+    fn echo(&mut self, peer: IpAddr, key: &RouteKey, attributes: &Attributes, comes: bool) {
+        let RouteKey::MacIp { mac, .. } = *key else { return };
+        let Some(network) = self.policy.echo(key, attributes).filter(|_| attributes.sequence > 0) else {
+            return;
+        };
+        let place = (network, mac);
+        let said = self.echoes.entry(place.clone()).or_default();
+        match comes {
+            true => said.insert((*key, peer), attributes.sequence),
+            false => said.remove(&(*key, peer)),
+        };
+        match said.values().max().copied() {
+            Some(highest) => {
+                self.imports.echoes.insert(place, highest);
+            }
+            None => {
+                self.echoes.remove(&place);
+                self.imports.echoes.remove(&place);
             }
         }
     }

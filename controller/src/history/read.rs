@@ -298,6 +298,7 @@ impl EventKind {
                 | EventKind::Repaired
                 | EventKind::Moving
                 | EventKind::Duplicate
+                | EventKind::Held
                 | EventKind::Unknown
         )
     }

@@ -10,7 +10,7 @@ impl Books {
     /// Everything the store holds of addresses: claims first, records after them.
     pub async fn read(store: &dyn Store) -> Result<Books, StoreError> {
         let mut books = Books::default();
-        for prefix in [keys::ADDRESS_CLAIMS, keys::MAC_CLAIMS] {
+        for prefix in [keys::ADDRESS_CLAIMS, keys::MAC_CLAIMS, keys::NAME_CLAIMS] {
             let mut pages = store.pages(prefix).await?.pages;
             while let Some(page) = pages.recv().await {
                 page?.into_iter().for_each(|entry| books.put_claim(entry));

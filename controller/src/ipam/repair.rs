@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Act, Books, Finding, check};
+use causeway_proto::Revision;
+
+use super::{Act, Books, Finding, Problem, Repair, check};
 use crate::history::{self, By, Event};
-use crate::keys;
+use crate::keys::{self, RecordKey};
+use crate::leaks::{Leak, Leaks};
 use crate::ports::{PortError, Ports, now_ms};
-use crate::store::{Store, StoreError, Txn, TxnOutcome, Write};
+use crate::store::{Compare, Store, StoreError, Txn, TxnOutcome, Write};
 
 /// Findings that are confirmed or repaired in one check; each costs a transaction.
 const MOST: usize = 1_000;
@@ -17,6 +20,16 @@ pub struct Checker {
     store: Arc<dyn Store>,
     ports: Ports,
     by: By,
+    leaks: Option<Leaks>,
+}
+
+/// What is repaired.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fix {
+    /// All that takes nothing from a port in use.
+    pub books: bool,
+    /// Leaked ports.
+    pub leaked: bool,
 }
 
 /// What a check says.
@@ -41,11 +54,16 @@ enum Outcome {
 impl Checker {
     /// `ports` and `by`: in whose name repairs are made.
     pub fn new(store: Arc<dyn Store>, ports: Ports, by: By) -> Self {
-        Checker { store, ports: ports.on_behalf(by.clone()), by }
+        Checker { store, ports: ports.on_behalf(by.clone()), by, leaks: None }
     }
 
-    /// Checks, and with `fix` repairs.
-    pub async fn run(&self, fix: bool) -> Result<Checked, StoreError> {
+    /// The same, telling of leaked ports too.
+    pub(crate) fn with_leaks(self, leaks: Leaks) -> Self {
+        Checker { leaks: Some(leaks), ..self }
+    }
+
+    /// Checks, and repairs what is asked for.
+    pub async fn run(&self, fix: Fix) -> Result<Checked, StoreError> {
         let books = Books::read(self.store.as_ref()).await?;
         // Records say when their last event happened, which is where that is looked for.
         let at_ms = now_ms();
@@ -58,6 +76,7 @@ impl Checker {
             store: self.store.name(),
             reason: format!("the check ended: {error}"),
         })?;
+        found.extend(self.leaks.iter().flat_map(Leaks::leaked).map(leaked));
         let mut checked = Checked { more: found.len().saturating_sub(MOST), books, ..Checked::default() };
         found.truncate(MOST);
         for finding in found {
@@ -72,15 +91,18 @@ impl Checker {
                     checked.findings.push((finding, true));
                 }
                 // A change was under way; or a repair before it changed what it rests on.
-                Outcome::Gone => checked.more += usize::from(fix && finding.repair.is_some()),
+                Outcome::Gone => checked.more += usize::from(fix.books && finding.repair.is_some()),
             }
         }
         Ok(checked)
     }
 
-    async fn settle(&self, finding: &Finding, fix: bool, at_ms: i64) -> Result<Outcome, StoreError> {
+    async fn settle(&self, finding: &Finding, fix: Fix, at_ms: i64) -> Result<Outcome, StoreError> {
         let mut txn = Txn { compares: finding.evidence.clone(), writes: Vec::new() };
-        let act = finding.repair.as_ref().filter(|_| fix).map(|repair| &repair.act);
+        let act = finding.repair.as_ref().map(|repair| &repair.act).filter(|act| match act {
+            Act::Collect(_) => fix.leaked,
+            _ => fix.books,
+        });
         if let Some(Act::Write(writes, events)) = act {
             txn.writes.clone_from(writes);
             txn.writes.extend(self.log(events, at_ms));
@@ -98,6 +120,7 @@ impl Checker {
                 let keys = std::slice::from_ref(key);
                 self.ports.end_quarantine(keys, "its quarantine was overdue").await
             }
+            Some(Act::Collect(leak)) => vec![self.collect(leak).await],
             Some(Act::Expire(key)) => self.ports.expire(&[(key.clone(), now_ms())]).await,
         };
         match answers.into_iter().next() {
@@ -112,10 +135,42 @@ impl Checker {
         }
     }
 
+    async fn collect(&self, leak: &Leak) -> Result<Revision, PortError> {
+        let collected = match &self.leaks {
+            Some(leaks) => leaks.collect(&self.ports, leak).await?,
+            None => None,
+        };
+        collected.ok_or_else(|| PortError::Precondition {
+            subject: format!("port {}", leak.port),
+            reason: "is not leaked any more".to_owned(),
+            owner: String::new(),
+            hint: String::new(),
+        })
+    }
+
     /// The record of the history.
     fn log(&self, events: &[Event], at_ms: i64) -> Option<Write> {
         let events: Vec<Event> = events.iter().cloned().map(|event| event.by(&self.by)).collect();
         let value = history::encode(&events).ok()?;
         Some(Write::Put { key: keys::events(at_ms, rand::random()), value, lease: None })
+    }
+}
+
+/// A leaked port as a finding. What it rests on is compared when it is given up.
+fn leaked(leak: Leak) -> Finding {
+    let Leak { port, node, problem, since, .. } = &leak;
+    Finding {
+        problem: Problem::Leaked,
+        subject: format!("port {port}"),
+        text: format!(
+            "is bound to node {node}, whose agent has not found its workload for {} s: {problem}",
+            since.as_secs()
+        ),
+        hint: format!("causeway port release {port}, or causeway ipam check --fix-leaked"),
+        evidence: vec![Compare::Present(RecordKey::Port(port.clone()).path())],
+        repair: Some(Repair {
+            words: "unbind it and quarantine its addresses".to_owned(),
+            act: Act::Collect(leak),
+        }),
     }
 }

@@ -20,6 +20,8 @@ struct Rig {
     _directory: tempfile::TempDir,
 }
 
+const FIX: Fix = Fix { books: true, leaked: false };
+
 fn key(name: &str) -> PortKey {
     format!("web/{name}").parse().unwrap()
 }
@@ -86,7 +88,7 @@ impl Rig {
     }
 
     async fn problems(&self) -> Vec<(Problem, String)> {
-        let checked = self.checker.run(false).await.unwrap();
+        let checked = self.checker.run(Fix::default()).await.unwrap();
         assert!(checked.findings.iter().all(|(_, repaired)| !repaired));
         checked.findings.into_iter().map(|(finding, _)| (finding.problem, finding.subject)).collect()
     }
@@ -94,7 +96,7 @@ impl Rig {
     /// Repairs until nothing more can be; what is left.
     async fn fix(&self) -> Vec<(Problem, String)> {
         for _ in 0..5 {
-            if self.checker.run(true).await.unwrap().more == 0 {
+            if self.checker.run(FIX).await.unwrap().more == 0 {
                 break;
             }
         }
@@ -121,7 +123,7 @@ const MAC_A: &str = "index/mac/default/web/02:ca:0a:00:00:01";
 async fn right_books_have_no_findings() {
     let rig = Rig::new().await;
     assert_eq!(rig.problems().await, []);
-    let checked = rig.checker.run(true).await.unwrap();
+    let checked = rig.checker.run(FIX).await.unwrap();
     assert_eq!((checked.findings.len(), checked.more), (0, 0));
     assert_eq!((checked.books.snapshot.ports.len(), checked.books.claims.len()), (3, 6));
 }
@@ -259,7 +261,7 @@ async fn changes_under_way_are_no_findings() {
         rounds
     });
     for _ in 0..30 {
-        let checked = rig.checker.run(true).await.unwrap();
+        let checked = rig.checker.run(FIX).await.unwrap();
         let texts: Vec<&str> = checked.findings.iter().map(|(finding, _)| finding.text.as_str()).collect();
         assert!(texts.is_empty(), "{texts:?}");
     }

@@ -1,10 +1,10 @@
-//! What can be claimed: an address of a VRF, a MAC of a network.
+//! What can be claimed: an address of a VRF, a MAC of a network, a name of a VRF.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use causeway_proto::{Mac, Name, NetworkKey, PortKey};
+use causeway_proto::{Mac, Name, NetworkKey, PortKey, PortName};
 
 use crate::keys;
 use crate::model::Port;
@@ -17,20 +17,26 @@ pub(super) enum Thing {
     Address(Name, IpAddr),
     /// A MAC of a network.
     Mac(NetworkKey, Mac),
+    /// A name of a VRF, of a port whose network was chosen by labels.
+    Selected(Name, PortName),
 }
 
 impl Thing {
     /// What a claim at a path is on.
     pub(super) fn at(path: &str) -> Option<Thing> {
         let address = keys::read_address(path).map(|(vrf, _, address)| Thing::Address(vrf, address));
-        address.or_else(|| keys::read_mac(path).map(|(network, mac)| Thing::Mac(network, mac)))
+        let mac = || keys::read_mac(path).map(|(network, mac)| Thing::Mac(network, mac));
+        let name = || keys::read_selected(path).map(|(vrf, name)| Thing::Selected(vrf, name));
+        address.or_else(mac).or_else(name)
     }
 
     /// All that a port has.
     pub(super) fn of(port: &Port) -> impl Iterator<Item = Thing> + '_ {
         let network = &port.key.network;
         let addresses = port.addresses.iter().map(|address| Thing::Address(network.vrf.clone(), *address));
-        addresses.chain([Thing::Mac(network.clone(), port.mac)])
+        let selected =
+            (!port.select.is_empty()).then(|| Thing::Selected(network.vrf.clone(), port.key.name.clone()));
+        addresses.chain([Thing::Mac(network.clone(), port.mac)]).chain(selected)
     }
 
     /// Where its claim lies; `None`: the address is in no subnet.
@@ -41,6 +47,7 @@ impl Thing {
                 Some(keys::address(vrf, subnet.value.prefix, *address))
             }
             Thing::Mac(network, mac) => Some(keys::mac(network, *mac)),
+            Thing::Selected(vrf, name) => Some(keys::selected(vrf, name)),
         }
     }
 
@@ -49,6 +56,7 @@ impl Thing {
         match self {
             Thing::Address(vrf, address) => snapshot.by_address.get(&(vrf.clone(), *address)),
             Thing::Mac(network, mac) => snapshot.by_mac.get(&(network.clone(), *mac)),
+            Thing::Selected(vrf, name) => snapshot.selected(vrf, name),
         }
     }
 
@@ -58,6 +66,9 @@ impl Thing {
         let has = match self {
             Thing::Address(vrf, address) => key.network.vrf == *vrf && port.value.addresses.contains(address),
             Thing::Mac(network, mac) => key.network == *network && port.value.mac == *mac,
+            Thing::Selected(vrf, name) => {
+                key.network.vrf == *vrf && key.name == *name && !port.value.select.is_empty()
+            }
         };
         has.then_some(port)
     }
@@ -68,6 +79,7 @@ impl fmt::Display for Thing {
         match self {
             Thing::Address(vrf, address) => write!(f, "address {address} of VRF {vrf}"),
             Thing::Mac(network, mac) => write!(f, "MAC {mac} of network {network}"),
+            Thing::Selected(vrf, name) => write!(f, "name {name} of VRF {vrf}"),
         }
     }
 }

@@ -1,8 +1,41 @@
 //! Why a request about a port was refused.
 
+use std::collections::BTreeMap;
+
 use causeway_proto::{Name, NetworkKey, PortKey, Prefix};
 
 use crate::store::StoreError;
+
+/// A network without a free address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// The network.
+    pub network: NetworkKey,
+    /// Its subnets of the family that lacks an address.
+    pub subnets: Vec<Prefix>,
+    /// How many addresses they can give.
+    pub size: u64,
+    /// How many are taken there.
+    pub taken: u64,
+    /// How many of these by released ports.
+    pub released: u64,
+}
+
+/// `KEY=VALUE,…`.
+pub(crate) fn show_labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn show_pools(pools: &[Pool]) -> String {
+    let one = |pool: &Pool| match pool.released {
+        0 => format!("{} has {} of {} taken", pool.network, pool.taken, pool.size),
+        n => format!(
+            "{} has {} of {} taken, {n} of them by released ports",
+            pool.network, pool.taken, pool.size
+        ),
+    };
+    pools.iter().map(one).collect::<Vec<_>>().join("; ")
+}
 
 /// Why a request about a port was refused.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +78,24 @@ pub enum PortError {
         size: u64,
         /// How many of these are held by released ports.
         released: u64,
+    },
+    /// No network has the labels that were asked for.
+    #[error("no network of VRF {vrf} has the labels {}", show_labels(labels))]
+    NoMatch {
+        /// The VRF.
+        vrf: Name,
+        /// The labels.
+        labels: BTreeMap<String, String>,
+        /// Networks that have labels, with them.
+        labelled: Vec<String>,
+    },
+    /// All networks with the labels that were asked for are full.
+    #[error("no free address in any network with the labels {}: {}", show_labels(labels), show_pools(pools))]
+    Full {
+        /// The labels.
+        labels: BTreeMap<String, String>,
+        /// The networks.
+        pools: Vec<Pool>,
     },
     /// The port's or the network's state forbids it.
     #[error("{subject}: {reason}")]
@@ -95,6 +146,17 @@ impl PortError {
         }
     }
 
+    /// The pools that lack an address, each with its network and subnets.
+    pub(super) fn pools(&self) -> Vec<(&NetworkKey, &[Prefix])> {
+        match self {
+            PortError::Exhausted { network, subnets, .. } => vec![(network, subnets.as_slice())],
+            PortError::Full { pools, .. } => {
+                pools.iter().map(|pool| (&pool.network, pool.subnets.as_slice())).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     /// The next useful step; may be empty.
     pub fn hint(&self) -> String {
         match self {
@@ -115,6 +177,14 @@ impl PortError {
                 format!(
                     "repeat the request; if the node hangs, keep it out: causeway node fence {node} --reason …"
                 )
+            }
+            PortError::NoMatch { .. } => {
+                "label a network: causeway apply -f FILE; known ones: causeway get networks".to_owned()
+            }
+            PortError::Full { .. } => {
+                "add a subnet to one of them, label a further network, or give back released ports: causeway port release \
+                 --forget PORT"
+                    .to_owned()
             }
             PortError::Aborted { .. } | PortError::Stopping => "repeat the request".to_owned(),
             PortError::Store(_) => {

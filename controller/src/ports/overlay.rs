@@ -50,6 +50,16 @@ impl Overlay {
         self.entries.get(key).is_some_and(|entry| entry.flight.is_some())
     }
 
+    /// True if a port whose network was chosen by labels is about to be, or is beyond what the snapshot shows.
+    pub(super) fn knows(&self, key: &PortKey) -> bool {
+        let selected =
+            |effect: &Effect| effect.port.as_ref().is_some_and(|port| !port.value.select.is_empty());
+        self.entries.get(key).is_some_and(|entry| {
+            entry.flight.as_ref().is_some_and(|(_, effect)| selected(effect))
+                || entry.committed.as_ref().is_some_and(|(_, effect)| selected(effect))
+        })
+    }
+
     /// The revision that the snapshot must reach to show all that is committed.
     pub(super) fn newest_committed(&self) -> Option<Revision> {
         self.committed.keys().next_back().copied()

@@ -4,7 +4,9 @@ mod create;
 mod end;
 mod fit;
 mod place;
+mod select;
 mod transfer;
+mod vip;
 
 use causeway_proto::{Name, NetworkKey, PortKey, Prefix, Revision};
 use serde::Serialize;
@@ -21,6 +23,7 @@ pub use create::check_labels;
 pub use end::quarantine_ends_ms;
 pub use fit::{Unfit, unfit};
 pub use place::{interface_name, sequence_elsewhere};
+pub(super) use select::select;
 pub(crate) use transfer::bound_nowhere;
 
 /// What a request takes besides itself.
@@ -77,6 +80,8 @@ pub struct Planned {
     pub(crate) moved_ms: Option<i64>,
     /// What the history says of it.
     pub event: Option<Event>,
+    /// What it says of other ports that are written too.
+    pub(crate) others: Vec<Event>,
 }
 
 /// What is to be done.
@@ -158,10 +163,15 @@ fn decide(view: &View<'_>, request: &Request, context: Context<'_>) -> Result<Pl
             place::update(view, key, *rate, *guard, *address_check)
         }
         Request::Found { key, generation, found } => place::found(view, key, *generation, found.as_ref()),
+        Request::Raise { key, sequence } => place::raise(view, key, *sequence),
+        Request::Hold { key, holder } => vip::hold(view, key, holder.as_ref(), context),
         Request::Unbind(key) => place::unbind(view, key),
         Request::Release { key, forget: false } => end::release(view, key, context.now_ms),
         Request::Release { key, forget: true } => {
             end::forget(view, key, context.now_ms, "forgotten", context)
+        }
+        Request::Collect { key, generation, evidence, cause } => {
+            end::collect(view, key, *generation, evidence, cause, context)
         }
         Request::Expire { key, now_ms } => end::expire(view, key, *now_ms, context),
     }
@@ -245,6 +255,7 @@ impl Planned {
             cause: String::new(),
             moved_ms: None,
             event: None,
+            others: Vec::new(),
         }
     }
 

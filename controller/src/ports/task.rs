@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_proto::{PortKey, PortName, Revision};
+use causeway_proto::{NetworkKey, PortKey, PortName, Prefix, Revision};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -167,13 +167,24 @@ impl Task {
         let (now_ms, heard) = (self.clock.now_ms(), self.heard.borrow().clone());
         let mut batch = Batch::new(now_ms);
         let hearing = Arc::clone(&self.hearing);
-        while let Some(job) = self.backlog.pop_front() {
-            let key = job.request.key();
-            if self.overlay.in_flight(key) {
-                self.parked.entry(key.clone()).or_default().push(job);
+        while let Some(mut job) = self.backlog.pop_front() {
+            let view = View { snapshot, overlay: &self.overlay };
+            let context = Context { now_ms, seed, heard: &heard, hearing: &*hearing };
+            if let Request::Create(create) = &mut job.request
+                && let Err(refusal) = plan::select(&view, create, context)
+            {
+                self.refuse(job, refusal, snapshot);
                 continue;
             }
-            let seed = if job.tries == 0 { seed } else { Some(alloc::seed(&key.to_string(), job.tries)) };
+            if let Some(key) = tied(&job.request, &view).into_iter().find(|key| self.overlay.in_flight(key)) {
+                self.parked.entry(key).or_default().push(job);
+                continue;
+            }
+            let seed = if job.tries == 0 {
+                seed
+            } else {
+                Some(alloc::seed(&job.request.key().to_string(), job.tries))
+            };
             let view = View { snapshot, overlay: &self.overlay };
             match plan::plan(&view, &job.request, Context { now_ms, seed, heard: &heard, hearing: &*hearing })
             {
@@ -216,7 +227,10 @@ impl Task {
             return;
         }
         let newest = self.overlay.newest_committed().filter(|at| *at > snapshot.revision);
-        let waits = matches!(refusal.error, PortError::Exhausted { .. } | PortError::Taken { .. });
+        let waits = matches!(
+            refusal.error,
+            PortError::Exhausted { .. } | PortError::Full { .. } | PortError::Taken { .. }
+        );
         match (refusal.belief, newest) {
             // Addresses given up by a transaction that the snapshot does not show are free already.
             (_, Some(newest)) if waits => {
@@ -245,7 +259,10 @@ impl Task {
 
     /// The port that has been quarantined for longest with an address that may be chosen from these pools.
     fn oldest(&self, error: &PortError, snapshot: &Snapshot) -> Option<PortKey> {
-        let PortError::Exhausted { network, subnets, .. } = error else { return None };
+        error.pools().into_iter().find_map(|(network, subnets)| self.oldest_of(network, subnets, snapshot))
+    }
+
+    fn oldest_of(&self, network: &NetworkKey, subnets: &[Prefix], snapshot: &Snapshot) -> Option<PortKey> {
         let view = View { snapshot, overlay: &self.overlay };
         let heard = Imports::default();
         let context =
@@ -366,7 +383,8 @@ impl Task {
             self.unpark(&item.effect.key);
             if !item.fails(failing) {
                 self.backlog.push_back(item.job);
-            } else if item.job.tries + 1 >= TRIES {
+            } else if item.job.tries + 1 >= TRIES || matches!(item.job.request, Request::Collect { .. }) {
+                // What a collection rests on is looked at anew by whoever asked for it.
                 let (subject, tries) = (item.effect.key, item.job.tries + 1);
                 item.job.reply(Err(PortError::Aborted { subject, tries }));
             } else {
@@ -396,11 +414,25 @@ impl Request {
             | Request::Update { key, .. }
             | Request::Found { key, .. }
             | Request::Unbind(key)
+            | Request::Hold { key, .. }
+            | Request::Raise { key, .. }
             | Request::Release { key, .. }
             | Request::Free { key, .. }
+            | Request::Collect { key, .. }
             | Request::Expire { key, .. } => key,
         }
     }
+}
+
+/// The ports that a request is about: its own, and those that change with it.
+fn tied(request: &Request, view: &View<'_>) -> Vec<PortKey> {
+    let mut keys = vec![request.key().clone()];
+    if let Request::Hold { key, holder } = request {
+        let before =
+            view.port(key).and_then(|(port, _)| port.vip.as_ref()).and_then(|vip| vip.holder.clone());
+        keys.extend(holder.clone().into_iter().chain(before));
+    }
+    keys
 }
 
 impl Job {
@@ -418,7 +450,13 @@ impl Job {
     fn refuse(self, error: PortError, at: Revision) {
         let done = matches!(
             (&self.request, &error),
-            (Request::Release { .. } | Request::Expire { .. } | Request::Free { .. }, PortError::NoPort(_))
+            (
+                Request::Release { .. }
+                    | Request::Expire { .. }
+                    | Request::Free { .. }
+                    | Request::Collect { .. },
+                PortError::NoPort(_)
+            )
         );
         self.reply(if done { Ok((None, at)) } else { Err(error) });
     }

@@ -16,6 +16,8 @@ mod addresses;
 mod attach;
 mod life;
 mod model;
+mod select;
+mod vip;
 
 /// A store of one thread: what a transaction means, spelled out.
 #[derive(Default)]

@@ -63,8 +63,19 @@ impl Lab {
 
     /// A controller on the store of an earlier one.
     pub(crate) async fn start_in(directory: tempfile::TempDir) -> Result<Lab> {
+        Lab::begin(directory, |_| {}).await
+    }
+
+    /// A controller with other settings.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Result<Lab> {
+        Lab::begin(tempfile::tempdir()?, change).await
+    }
+
+    async fn begin(directory: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Result<Lab> {
         let cancel = CancellationToken::new();
-        let controller = Controller::start(config(directory.path()), cancel.clone()).await?;
+        let mut config = config(directory.path());
+        change(&mut config);
+        let controller = Controller::start(config, cancel.clone()).await?;
         let channel = connect(&controller).await?;
         Ok(Lab { controller: Some(controller), channel, directory, cancel: cancel.drop_guard() })
     }

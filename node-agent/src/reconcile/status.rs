@@ -10,7 +10,8 @@ use super::first::{self, Firsts};
 use crate::acd::Evidence;
 use crate::dev::Dev;
 use crate::local::{Local, LocalNetwork, LocalPort};
-use crate::model::{Desired, Item, Key, Port, Stage};
+use crate::model::{Attach, Desired, Item, Key, Port, Stage};
+use crate::netns::identify;
 use crate::plan::{Plan, Scope};
 
 /// More node problems than this are counted, not listed.
@@ -22,6 +23,8 @@ struct PortState {
     stage: v1::PortStage,
     problem: Option<String>,
     duplicate: Option<Evidence>,
+    /// Its namespace does not exist.
+    absent: bool,
 }
 
 #[derive(Debug)]
@@ -118,6 +121,8 @@ impl Statuses {
         let keys =
             [Key::Lan, Key::Network(port.vni), Key::Port(Dev::port(&port.id)), Key::Mac(port.vni, port.mac)];
         let problem = keys.iter().find_map(|key| self.problems.get(key)).cloned();
+        // Only what is in a namespace can be known to be gone: a VM that does not run keeps its tap.
+        let absent = problem.is_some() && port.attach != Attach::Tap && identify(&port.netns).is_none();
         let found = firsts.evidence(&port.id).filter(|_| desired.is_held(&port.id));
         match found {
             Some(found) if problem.is_none() => PortState {
@@ -125,10 +130,15 @@ impl Statuses {
                 stage: v1::PortStage::Active,
                 problem: Some(first::words(found, port)),
                 duplicate: Some(found.clone()),
+                absent: false,
             },
-            _ => {
-                PortState { generation: port.generation, stage: stage(port.stage), problem, duplicate: None }
-            }
+            _ => PortState {
+                generation: port.generation,
+                stage: stage(port.stage),
+                problem,
+                duplicate: None,
+                absent,
+            },
         }
     }
 
@@ -161,7 +171,10 @@ impl Statuses {
                 let problem = Some(rejected.reason.clone());
                 let stage = v1::PortStage::Unspecified;
                 let generation = rejected.generation;
-                states.insert(id.clone(), PortState { generation, stage, problem, duplicate: None });
+                states.insert(
+                    id.clone(),
+                    PortState { generation, stage, problem, duplicate: None, absent: false },
+                );
             }
         }
         states
@@ -243,6 +256,7 @@ fn message(id: &str, state: &PortState) -> v1::PortStatus {
             interface: found.interface.to_string(),
             seen_ms: found.seen_ms,
         }),
+        absent: state.absent,
     }
 }
 

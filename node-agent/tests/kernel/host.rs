@@ -76,6 +76,10 @@ impl Host {
                 if let Some(found) = status.ports.iter().find(of_port) {
                     let good = problem.is_empty() && found.programmed;
                     if good || !problem.is_empty() && found.problem.contains(problem) {
+                        // A workload that is not there is told apart from one that cannot be programmed.
+                        let absent =
+                            found.problem.starts_with("netns ") && found.problem.ends_with(" not found");
+                        anyhow::ensure!(found.absent == absent, "{found:?}");
                         return Ok(());
                     }
                     eprintln!("{port}: {found:?}");

@@ -31,7 +31,7 @@ fn said(
     result: Result<(), &str>,
 ) -> Vec<PortKey> {
     let result = result.map_err(ToOwned::to_owned);
-    let said = PortSaid { port: port_key(port), generation, stage: Stage::Active, result };
+    let said = PortSaid { port: port_key(port), generation, stage: Stage::Active, result, absent: false };
     board.said(&name("h1"), world.snapshot.revision, vec![said], Vec::new())
 }
 
@@ -144,8 +144,13 @@ fn an_answer_for_another_stage_does_not_count() {
         board.told(&node, Revision(at), Sent::Some, std::iter::once(told), &BTreeSet::new());
     };
     let say = |board: &mut Board, stage, at| {
-        let said =
-            PortSaid { port: port_key("web/a"), generation: record.value.generation, stage, result: Ok(()) };
+        let said = PortSaid {
+            port: port_key("web/a"),
+            generation: record.value.generation,
+            stage,
+            result: Ok(()),
+            absent: false,
+        };
         board.said(&node, Revision(at), vec![said], Vec::new());
     };
     let at = record.revision.0;

@@ -89,6 +89,19 @@ impl Policy {
         }
     }
 
+    /// For a type 2 route that a controller announced for a node of ours, this one before a restart or another one: its
+    /// network. Nodes have nothing to learn from it, but its sequence number is one that the fabric remembers.
+    pub fn echo(&self, key: &RouteKey, attributes: &Attributes) -> Option<NetworkKey> {
+        let ours = self.is_ours(key) || self.nodes.contains_key(&attributes.next_hop);
+        if !ours || !matches!(key, RouteKey::MacIp { .. }) {
+            return None;
+        }
+        let mut matching =
+            attributes.route_targets.iter().filter_map(|target| self.networks.get(target)).flatten();
+        let fits = matching.find(|(_, vni)| attributes.vni.is_none_or(|label| label == *vni));
+        fits.map(|(network, _)| network.clone())
+    }
+
     /// What a received route means to us.
     pub fn judge(&self, key: &RouteKey, attributes: &Attributes) -> Result<Imported, Unused> {
         if self.is_ours(key) {

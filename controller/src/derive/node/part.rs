@@ -166,11 +166,11 @@ impl<'a> Here<'a> {
         let attachment = binding.attachment?;
         let mut gateways: Vec<IpAddr> = Vec::new();
         let mut addresses = Vec::new();
-        for address in &port.addresses {
-            let subnet = snapshot.subnet_at(&key.network.vrf, *address).map(|record| &record.value);
+        for address in port.answers() {
+            let subnet = snapshot.subnet_at(&key.network.vrf, address).map(|record| &record.value);
             let subnet = subnet.filter(|subnet| subnet.network == key.network);
             let host = if address.is_ipv4() { 32 } else { 128 };
-            addresses.push((*address, subnet.map_or(host, |subnet| subnet.prefix.length())));
+            addresses.push((address, subnet.map_or(host, |subnet| subnet.prefix.length())));
             if let Some(gateway) = subnet.and_then(|subnet| subnet.gateway)
                 && gateways.iter().all(|known| known.is_ipv4() != gateway.is_ipv4())
             {
@@ -215,7 +215,7 @@ impl<'a> Here<'a> {
         if let Some(owner) = self.view.snapshot.by_mac.get(&place) {
             let bound = bound(&self.view.snapshot, &owner.value.key).filter(Bound::has_own_mac);
             if let Some(bound) = bound {
-                self.put(part, &bound, mac, &bound.port.addresses);
+                self.put(part, &bound, mac, bound.port.answers().collect());
             }
             return;
         }
@@ -245,15 +245,13 @@ impl<'a> Here<'a> {
             .filter(|bound| bound.binding.attachment == Some(Attachment::Routed))
             .collect();
         if let Some(first) = ports.first() {
-            let addresses: Vec<IpAddr> =
-                ports.iter().flat_map(|bound| bound.port.addresses.clone()).collect();
-            self.put(part, first, bridge_mac(network.vni, first.node), &addresses);
+            let addresses = ports.iter().flat_map(|bound| bound.port.answers()).collect();
+            self.put(part, first, bridge_mac(network.vni, first.node), addresses);
         }
     }
 
     /// Enters a port's MAC as local or as remote; the node's own ports are neither.
-    fn put(&self, part: &mut NodeState, bound: &Bound<'_>, mac: Mac, addresses: &[IpAddr]) {
-        let mut addresses = addresses.to_vec();
+    fn put(&self, part: &mut NodeState, bound: &Bound<'_>, mac: Mac, mut addresses: Vec<IpAddr>) {
         addresses.sort_unstable();
         let key = (bound.network.vni, mac);
         if let Some(interface) = self.switch_interface(bound) {
@@ -292,7 +290,7 @@ impl<'a> Here<'a> {
         let snapshot = &self.view.snapshot;
         let host = prefix.length() == if prefix.is_ipv4() { 32 } else { 128 };
         if host && let Some(owner) = snapshot.by_address.get(&(vrf.clone(), prefix.network())) {
-            let bound = bound(snapshot, &owner.value.key);
+            let bound = owner.value.answerer().and_then(|key| bound(snapshot, key));
             // One that has moved without a word is where the fabric says.
             if let Some(bound) = bound.filter(|bound| drifted(self.view, bound).is_none()) {
                 let way = self.way_to_port(&bound);

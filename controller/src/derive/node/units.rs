@@ -121,7 +121,7 @@ fn add_hosts(units: &mut BTreeSet<Unit>, view: &View, network: &NetworkKey) {
     let vrf = &network.vrf;
     for key in ports_of_network(&view.snapshot, network) {
         let port = view.snapshot.ports.get(key);
-        let hosts = port.into_iter().flat_map(|record| &record.value.addresses).map(|ip| Prefix::host(*ip));
+        let hosts = port.into_iter().flat_map(|record| record.value.answers()).map(Prefix::host);
         let wanted =
             hosts.filter(|host| symmetric || view.imports.prefixes.contains_key(&(vrf.clone(), *host)));
         units.extend(wanted.map(|host| Unit::Route(vrf.clone(), host)));

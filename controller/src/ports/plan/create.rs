@@ -38,7 +38,7 @@ fn field(field: impl Into<String>, reason: impl Into<String>) -> PortError {
 }
 
 /// What can be said without the store.
-fn check(create: &CreatePort) -> Result<(), PortError> {
+pub(super) fn check(create: &CreatePort) -> Result<(), PortError> {
     if create.addresses.len() > MOST_ADDRESSES {
         return Err(field("addresses", format!("has more than {MOST_ADDRESSES} addresses")));
     }
@@ -52,7 +52,17 @@ fn check(create: &CreatePort) -> Result<(), PortError> {
         return Err(field("mac", format!("{mac} is not a unicast address")));
     }
     check_labels(&create.labels).map_err(|reason| field("labels", reason))?;
+    check_labels(&create.select).map_err(|reason| field("network_labels", reason))?;
+    if !create.select.is_empty() && !create.addresses.is_empty() {
+        return Err(field(
+            "addresses",
+            "makes no sense with network_labels: name the network of the addresses",
+        ));
+    }
     match &create.bind {
+        Some(_) if create.vip => {
+            Err(field("bind", "makes no sense for a VIP, which lives where its holder lives"))
+        }
         Some(place) => place::check(place, "bind"),
         None => Ok(()),
     }
@@ -148,6 +158,11 @@ fn differs(create: &CreatePort, port: &Port) -> Result<(), PortError> {
     if let Some(mac) = create.mac.filter(|mac| *mac != port.mac) {
         return taken(format!("name {} with another MAC than {mac}", port.key.name));
     }
+    if create.vip != port.vip.is_some() {
+        let what = |vip| if vip { "a VIP" } else { "a workload's port" };
+        let (is, wanted) = (what(port.vip.is_some()), what(create.vip));
+        return taken(format!("name {}, which is {is}, as {wanted}", port.key.name));
+    }
     // A released port comes back with new labels, as somebody new may ask for it.
     if port.released_ms.is_none() && !create.labels.is_empty() && create.labels != port.labels {
         return taken(format!("name {} with other labels", port.key.name));
@@ -190,6 +205,9 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
         planned.claim(claim_path(&key.network.vrf, *subnet, *address), key);
     }
     planned.claim(keys::mac(&key.network, mac), key);
+    if !create.select.is_empty() {
+        planned.claim(keys::selected(&key.network.vrf, &key.name), key);
+    }
     let port = Port {
         key: key.clone(),
         addresses: chosen.into_iter().map(|(address, _)| address).collect(),
@@ -204,6 +222,9 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
         guard: create.guard,
         address_check: create.address_check,
         duplicate: None,
+        select: create.select.clone(),
+        vip: create.vip.then(Box::default),
+        held: Vec::new(),
     };
     planned.put_port(port.clone())?;
     if let Some(place) = &create.bind {

@@ -5,12 +5,12 @@ use causeway_proto::{PortKey, Revision};
 
 use super::create::{port_as_seen, unchanged};
 use super::place::{existing, unconfirmed};
-use super::{Context, Plan, Planned, Refusal, as_seen, claim_path, expires_ms};
+use super::{Context, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, vip};
 use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Network, Port};
 use crate::ports::PortError;
 use crate::ports::overlay::View;
-use crate::store::Write;
+use crate::store::{Compare, Write};
 
 /// When the quarantine of a port ends, in Unix milliseconds by the clock of whoever began it; `None`: it is not quarantined.
 pub fn quarantine_ends_ms(port: &Port, network: Option<&Network>) -> Option<i64> {
@@ -36,7 +36,8 @@ pub(super) fn release(view: &View<'_>, key: &PortKey, now_ms: i64) -> Result<Pla
     }
     let mut planned = Planned::new(key);
     planned.compares.push(port_as_seen(key, at));
-    planned.put_port(Port { released_ms: Some(now_ms), ..port.clone() })?;
+    let port = vip::part(view, &mut planned, port, now_ms)?;
+    planned.put_port(Port { released_ms: Some(now_ms), ..port })?;
     leave(view, &mut planned, key)?;
     Ok(Plan::Write(Box::new(planned)))
 }
@@ -92,9 +93,50 @@ pub(super) fn forget(
     cause.clone_into(&mut planned.cause);
     planned.compares.push(port_as_seen(key, at));
     let released_ms = Some(port.released_ms.unwrap_or(now_ms));
-    planned.put_port(Port { released_ms, quarantined_ms: Some(now_ms), ..port.clone() })?;
+    let port = vip::part(view, &mut planned, port, now_ms)?;
+    planned.put_port(Port { released_ms, quarantined_ms: Some(now_ms), ..port })?;
     leave(view, &mut planned, key)?;
     Ok(Plan::Write(Box::new(planned)))
+}
+
+/// Gives up a port whose workload is gone, if it is bound still as it was when that was seen, and goes nowhere.
+pub(super) fn collect(
+    view: &View<'_>,
+    key: &PortKey,
+    generation: u64,
+    evidence: &[Compare],
+    cause: &str,
+    context: Context<'_>,
+) -> Result<Plan, Refusal> {
+    let changed = |record: &RecordKey, seen| {
+        let error = PortError::Precondition {
+            subject: format!("port {key}"),
+            reason: "was bound otherwise, unbound or moved meanwhile".to_owned(),
+            owner: String::new(),
+            hint: String::new(),
+        };
+        Refusal::seen(error, record, seen)
+    };
+    let record = RecordKey::Binding(key.clone());
+    let binding = view.binding(key);
+    if binding.is_none_or(|(binding, _)| !binding.active || binding.generation != generation) {
+        return Err(changed(&record, binding.map(|(_, seen)| seen)));
+    }
+    let moved = RecordKey::Move(key.clone());
+    let last = view.snapshot.moves.get(key);
+    if last.is_some_and(|last| !last.value.phase.is_over()) {
+        return Err(changed(&moved, last.map(|last| last.revision)));
+    }
+    let mut plan = forget(view, key, context.now_ms, cause, context)?;
+    if let Plan::Write(planned) = &mut plan {
+        planned.compares.extend(evidence.iter().cloned());
+        if !planned.compares.iter().any(
+            |c| matches!(c, Compare::Unchanged(path, _) | Compare::Absent(path) if *path == moved.path()),
+        ) {
+            planned.compares.push(as_seen(&moved, last.map(|last| last.revision)));
+        }
+    }
+    Ok(plan)
 }
 
 /// Ends the binding of a port that is given up; nobody may bind it meanwhile.
@@ -133,6 +175,7 @@ pub(super) fn free(
     let mut planned = Planned::new(key);
     cause.clone_into(&mut planned.cause);
     planned.compares.push(port_as_seen(key, at));
+    vip::part(view, &mut planned, port, context.now_ms)?;
     planned.writes.push(Write::Delete(RecordKey::Port(key.clone()).path()));
     for &address in &port.addresses {
         let Some(subnet) = view.snapshot.subnet_at(vrf, address) else {
@@ -142,6 +185,9 @@ pub(super) fn free(
         planned.writes.push(Write::Delete(claim_path(vrf, subnet.value.prefix, address)));
     }
     planned.writes.push(Write::Delete(keys::mac(&key.network, port.mac)));
+    if !port.select.is_empty() {
+        planned.writes.push(Write::Delete(keys::selected(vrf, &key.name)));
+    }
     let record = RecordKey::Binding(key.clone());
     let old = view.binding(key);
     planned.compares.push(as_seen(&record, old.map(|(_, seen)| seen)));

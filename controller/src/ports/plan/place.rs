@@ -4,7 +4,7 @@ use causeway_proto::{Name, PortKey, Revision};
 
 pub(super) use super::create::port_as_seen;
 use super::create::{done_or_write, unchanged};
-use super::{Context, Part, Plan, Planned, Refusal, as_seen, end, fit, network_record};
+use super::{Context, Part, Plan, Planned, Refusal, as_seen, end, fit, network_record, vip};
 use crate::derive::imports::Imports;
 use crate::history::EventKind;
 use crate::keys::RecordKey;
@@ -99,6 +99,15 @@ pub(super) fn bind(
 ) -> Result<Plan, Refusal> {
     check(place, "binding")?;
     let (port, at) = existing(view, key)?;
+    if port.vip.is_some() {
+        let error = PortError::Precondition {
+            subject: format!("port {key}"),
+            reason: "is a VIP: it lives where its holder lives".to_owned(),
+            owner: String::new(),
+            hint: format!("give it to a port: causeway port vip hold {key} --holder PORT"),
+        };
+        return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
+    }
     if port.released_ms.is_some() {
         let error = PortError::Precondition {
             subject: format!("port {key}"),
@@ -287,7 +296,7 @@ pub(super) fn target(
         interface,
         generation: ledger::next_generation(
             generation,
-            before,
+            before.max(vip::floor(view, port)),
             sequence_elsewhere(view.snapshot, port, &node.value, heard),
         ),
         active: true,
@@ -302,9 +311,32 @@ pub(super) fn target(
 /// The highest sequence with which other places say the port's MAC, which a new binding must exceed: switches with EVPN
 /// of their own count up by themselves when a MAC moves. What the new place says already is no matter.
 pub fn sequence_elsewhere(snapshot: &Snapshot, port: &Port, node: &Node, heard: &Imports) -> Option<u32> {
-    let seen = heard.macs.get(&(port.key.network.clone(), port.mac))?;
+    let place = (port.key.network.clone(), port.mac);
+    let echoed = heard.echoes.get(&place).copied();
     let here = crate::derive::place::place(snapshot, node).map(|place| place.vtep);
-    seen.sequences.iter().filter(|(vtep, _)| Some(**vtep) != here).map(|(_, n)| *n).max()
+    let seen = heard.macs.get(&place).into_iter().flat_map(|seen| &seen.sequences);
+    seen.filter(|(vtep, _)| Some(**vtep) != here).map(|(_, n)| *n).chain(echoed).max()
+}
+
+/// Announces a bound port with a sequence that the fabric remembers of it, if its own is lower. Not with a higher one:
+/// whoever else says it, by another store, is not fought.
+pub(super) fn raise(view: &View<'_>, key: &PortKey, sequence: u32) -> Result<Plan, Refusal> {
+    let (port, at) = existing(view, key)?;
+    let generation = u64::from(sequence).saturating_add(1);
+    let bound = view.binding(key).filter(|(binding, _)| binding.active && binding.generation < generation);
+    let Some((binding, seen)) = bound.filter(|_| view.snapshot.moving(key).is_none()) else {
+        return Ok(unchanged(view, key, port, at));
+    };
+    let mut planned = Planned::new(key);
+    planned.kind = Some(EventKind::Repaired);
+    planned.cause = format!(
+        "the fabric remembers its MAC with sequence {sequence}, the store knew {}: it was restored from an older copy",
+        crate::derive::evpn::sequence(binding.generation)
+    );
+    planned.effect.port = Some(Part { value: port.clone(), revision: Some(at) });
+    planned.compares.push(as_seen(&RecordKey::Binding(key.clone()), Some(seen)));
+    planned.put_binding(Binding { generation, ..binding.clone() })?;
+    Ok(Plan::Write(Box::new(planned)))
 }
 
 /// How a workload is attached when nobody says.

@@ -1,5 +1,6 @@
 //! Requests that share a transaction.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use crate::history::{self, Event};
@@ -20,7 +21,15 @@ pub(super) struct Batch {
     events: Vec<Event>,
     compares: Vec<Compare>,
     writes: Vec<Write>,
+    /// What they write.
+    keys: HashSet<String>,
     items: Vec<Item>,
+}
+
+fn written(write: &Write) -> &str {
+    match write {
+        Write::Put { key, .. } | Write::Delete(key) => key,
+    }
 }
 
 /// One request in it.
@@ -55,6 +64,12 @@ impl Batch {
         let new = planned.shared.iter().filter(|c| !self.compares.contains(c)).count();
         self.compares.len() + new + planned.compares.len() <= Txn::MAX_OPS
             && self.writes.len() + planned.writes.len() < Txn::MAX_OPS
+            && !self.writes_same(planned)
+    }
+
+    /// True if both write one key, which a transaction may not do twice: ports that are tied to each other.
+    fn writes_same(&self, planned: &Planned) -> bool {
+        planned.writes.iter().any(|write| self.keys.contains(written(write)))
     }
 
     pub(super) fn add(&mut self, planned: Planned, job: Job) {
@@ -68,8 +83,10 @@ impl Batch {
         }
         let from = self.compares.len();
         self.compares.extend(planned.compares);
+        self.keys.extend(planned.writes.iter().map(|write| written(write).to_owned()));
         self.writes.extend(planned.writes);
-        self.events.extend(planned.event.map(|event| event.by(&job.by)));
+        let events = planned.event.into_iter().chain(planned.others);
+        self.events.extend(events.map(|event| event.by(&job.by)));
         self.items.push(Item { effect: planned.effect, job, own: from..self.compares.len(), shared });
     }
 

@@ -79,6 +79,9 @@ impl Raw {
             guard: None,
             address_check: None,
             duplicate: None,
+            select: Default::default(),
+            vip: None,
+            held: Vec::new(),
         };
         let puts = [
             (keys::address(&self.network.vrf, self.subnet, address), owner.clone().into_bytes()),

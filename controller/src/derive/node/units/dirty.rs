@@ -249,11 +249,11 @@ impl Dirty<'_> {
         for view in self.views {
             add_port(&mut self.units, view, self.me, key);
             let Some(port) = view.snapshot.ports.get(key).map(|record| &record.value) else { continue };
-            for address in &port.addresses {
-                if let Some(mac) = view.imports.by_address.get(&(network.clone(), *address)) {
+            for address in port.answers() {
+                if let Some(mac) = view.imports.by_address.get(&(network.clone(), address)) {
                     self.units.insert(Unit::Mac(network.clone(), *mac));
                 }
-                self.route(&network.vrf, Prefix::host(*address));
+                self.route(&network.vrf, Prefix::host(address));
             }
             self.ways_in(view, key, routed);
         }
@@ -328,8 +328,8 @@ impl Dirty<'_> {
             // A port may have moved without a word.
             for view in self.views {
                 let Some(owner) = view.snapshot.by_mac.get(key) else { continue };
-                for address in &owner.value.addresses {
-                    self.route(&key.0.vrf, Prefix::host(*address));
+                for address in owner.value.answers() {
+                    self.route(&key.0.vrf, Prefix::host(address));
                 }
             }
         }
