@@ -113,6 +113,8 @@ pub enum Op {
     NeighSet { vni: Vni, ip: IpAddr, mac: Mac },
     /// Delete a suppression neighbour.
     NeighDel { vni: Vni, ip: IpAddr },
+    /// Tell the workloads of a network that an address has another MAC now: as long as they use the old one they do not ask.
+    NeighTell { vni: Vni, ip: IpAddr, mac: Mac },
     /// Change the workload's interface.
     PeerSet { at: At, mac: Option<Mac>, mtu: Option<u32>, up: bool },
     /// Set the workload's interface down.
@@ -205,7 +207,9 @@ impl Op {
             Op::BridgeAdd { vni, .. } | Op::VxlanAdd { vni, .. } => Key::Network(*vni),
             Op::FdbSet { vni, mac, .. } | Op::FdbDel { vni, mac, .. } => Key::Mac(*vni, *mac),
             Op::FloodAdd { vni, vtep } | Op::FloodDel { vni, vtep } => Key::Flood(*vni, *vtep),
-            Op::NeighSet { vni, ip, .. } | Op::NeighDel { vni, ip } => Key::Neigh(*vni, *ip),
+            Op::NeighSet { vni, ip, .. } | Op::NeighTell { vni, ip, .. } | Op::NeighDel { vni, ip } => {
+                Key::Neigh(*vni, *ip)
+            }
             Op::PortAdd { at, .. }
             | Op::PeerSet { at, .. }
             | Op::PeerDown { at }

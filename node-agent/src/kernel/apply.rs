@@ -1,5 +1,6 @@
 //! Taking steps in the kernel.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -134,6 +135,10 @@ impl Kernel {
             Op::Rate { dev, direction, shape, led } => self.apply_rate(dev, *direction, shape.as_ref(), *led),
             Op::AcceptRaOff { dev } => ignore_ra(dev),
             Op::Lan(op) => self.apply_lan(op),
+            // Best effort: who missed it asks when nobody answers any more.
+            Op::NeighTell { vni, ip, mac } => {
+                announce::start_on_host(&Dev::bridge(*vni), Some(*mac), None, BTreeSet::from([*ip]), None)
+            }
             Op::Announce { at, mac, addresses } => {
                 // A macvlan or ipvlan has no host side.
                 let port = self.indexes.get(&at.dev).copied().unwrap_or(0);

@@ -197,6 +197,10 @@ impl Op {
             Op::FdbDel { mac, half: Half::Bridge, dev, .. } => {
                 write!(f, "bridge fdb del {mac} dev {dev} master")
             }
+            Op::NeighTell { vni, ip, mac } => {
+                let tool = if ip.is_ipv4() { "arping -U" } else { "ndsend" };
+                write!(f, "{tool} {ip} as {mac} on {}", Dev::bridge(*vni))
+            }
             Op::FdbDel { mac, half: Half::Tunnel, dev, .. } => {
                 write!(f, "bridge fdb del {mac} dev {dev} self")
             }
@@ -278,6 +282,7 @@ impl fmt::Display for Op {
                 | Op::FloodAdd { .. }
                 | Op::FloodDel { .. }
                 | Op::NeighSet { .. }
+                | Op::NeighTell { .. }
                 | Op::NeighDel { .. },
                 None,
             ) => self.fmt_entry(f),

@@ -95,7 +95,13 @@ impl Planner<'_> {
                 self.problems.insert(Key::Neigh(vni, ip), problem);
             }
             (Some(mac), Some(n)) if n.mac == Some(mac) && n.lasting && n.protocol == PROTOCOL => {}
-            (Some(mac), _) => self.push(Phase::Entries, Op::NeighSet { vni, ip, mac }),
+            (Some(mac), have) => {
+                self.push(Phase::Entries, Op::NeighSet { vni, ip, mac });
+                // A VIP's new holder on another host: suppression keeps its own announcement from the tunnels.
+                if have.is_some_and(|n| n.protocol == PROTOCOL && n.mac.is_some_and(|old| old != mac)) {
+                    self.push(Phase::Announce, Op::NeighTell { vni, ip, mac });
+                }
+            }
             (None, Some(n)) if n.protocol == PROTOCOL && self.desired.networks().contains_key(&vni) => {
                 self.push(Phase::RemoveEntries, Op::NeighDel { vni, ip });
             }

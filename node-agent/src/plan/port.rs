@@ -126,6 +126,12 @@ impl Planner<'_> {
 
     fn inside(&mut self, port: &Port, at: &At, peer: &Peer) {
         for op in inside_steps(port, at, peer) {
+            // A VIP that leaves for a holder on another host.
+            if let Op::AddrDel { address, .. } = &op
+                && let Some(mac) = self.desired.neighbour(port.vni, address.ip)
+            {
+                self.push(Phase::Announce, Op::NeighTell { vni: port.vni, ip: address.ip, mac });
+            }
             self.push(Phase::Inside, op);
         }
     }

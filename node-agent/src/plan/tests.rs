@@ -205,6 +205,21 @@ fn what_is_not_ours_is_left_alone_and_reported() {
 }
 
 #[test]
+fn workloads_are_told_when_an_address_has_another_mac() {
+    let (desired, mut observed) = settled(&state());
+    let (ip, own) =
+        ("10.8.0.6".parse().unwrap(), desired.neighbour(vni(), "10.8.0.6".parse().unwrap()).unwrap());
+    let set = Op::NeighSet { vni: vni(), ip, mac: own };
+    let ours = |mac| Neighbour { mac: Some(mac), lasting: true, protocol: crate::dev::PROTOCOL };
+    observed.neighbours.insert((vni(), ip), ours(mac("02:ff:00:00:00:01")));
+    let ops = plan(&desired, &observed, &Scope::All).ops;
+    assert_eq!(ops, [set.clone(), Op::NeighTell { vni: vni(), ip, mac: own }]);
+    // One that is new nobody knows otherwise.
+    observed.neighbours.remove(&(vni(), ip));
+    assert_eq!(plan(&desired, &observed, &Scope::All).ops, [set]);
+}
+
+#[test]
 fn taken_names_and_vnis_are_problems_not_steps() {
     let desired = load(&state());
     let mut observed = empty(&desired);

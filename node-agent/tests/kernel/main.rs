@@ -20,6 +20,7 @@ mod scale;
 mod standby;
 mod switch;
 mod tap;
+mod vip;
 mod vlan;
 mod vtep_tap;
 mod wait;
