@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_proto::v1;
+use causeway_proto::{PortKey, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -289,6 +289,22 @@ impl<D: Dataplane> Reconciler<D> {
             }
             Command::ReportAll => self.statuses.report_all(),
         }
+        self.forget_local();
+    }
+
+    /// What is to leave is not ready from now on, however long it takes to be gone.
+    fn forget_local(&self) {
+        let stays = |id: &PortKey| {
+            self.desired.ports().get(id).is_some_and(|port| port.stage.is_active())
+                || self.desired.is_held(id)
+        };
+        self.local.send_if_modified(|local| {
+            let leaves = local.ports.keys().any(|id| !stays(id));
+            if leaves {
+                Arc::make_mut(local).ports.retain(|id, _| stays(id));
+            }
+            leaves
+        });
     }
 
     /// Has networks asked for the addresses of ports that wait for it. Their networks have been looked at by then.

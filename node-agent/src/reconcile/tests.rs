@@ -28,6 +28,9 @@ struct State {
     blind: u32,
     lost: bool,
     drift: VecDeque<Key>,
+    /// What the readiness socket is told, and how many ports that are while a link is deleted.
+    local: Option<watch::Receiver<Arc<Local>>>,
+    local_at_deletion: Vec<usize>,
 }
 
 fn refused() -> NetlinkError {
@@ -66,6 +69,9 @@ impl Dataplane for Fake {
         let state = &mut *state;
         let take = |op: &Op| {
             let text = op.to_string();
+            if let (Op::LinkDel { .. }, Some(local)) = (op, &state.local) {
+                state.local_at_deletion.push(local.borrow().ports.len());
+            }
             state.taken.push(text.clone());
             if let Some((_, left)) = state.broken.iter_mut().find(|(what, n)| *n > 0 && text.contains(what)) {
                 *left -= 1;
@@ -125,6 +131,7 @@ impl Bench {
         let stop = CancellationToken::new();
         let (detector, questions, answers) = Detector::pair();
         let reconciler = Reconciler::new(fake.clone(), Timing::default(), give, publish, no_checks, detector);
+        fake.shared.lock().unwrap().local = Some(reconciler.local());
         tokio::spawn(reconciler.run(take, stop.clone()));
         Bench { fake, commands, statuses, progress, questions, answers, _stop: stop.drop_guard() }
     }
@@ -190,6 +197,19 @@ async fn port_is_programmed_once_and_reported_once() {
     assert!(bench.taken().is_empty());
     bench.commands.send(Command::ReportAll).await.unwrap();
     assert!(bench.port().await.programmed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_leaves_is_not_ready_while_it_goes() {
+    let mut bench = Bench::new();
+    bench.set(&state()).await;
+    bench.port().await;
+    let mut local = bench.fake.shared.lock().unwrap().local.clone().unwrap();
+    local.wait_for(|local| local.ports.len() == 1).await.unwrap();
+    bench.set(&v1::NodeState { revision: 2, ports: vec![], ..state() }).await;
+    while bench.statuses.recv().await.unwrap().revision < 2 {}
+    let ready = std::mem::take(&mut bench.fake.shared.lock().unwrap().local_at_deletion);
+    assert!(!ready.is_empty() && ready.iter().all(|count| *count == 0), "{ready:?}");
 }
 
 #[tokio::test(start_paused = true)]
