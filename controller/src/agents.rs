@@ -18,6 +18,7 @@
 
 mod board;
 mod claim;
+mod duplicates;
 mod evidence;
 mod keeper;
 mod levels;
@@ -74,6 +75,7 @@ struct Shared {
     probes: Mutex<probe::Probes>,
     ready: OnceLock<WeakReady>,
     ports: OnceLock<Ports>,
+    noting: Mutex<duplicates::Noting>,
     next_session: std::sync::atomic::AtomicU64,
     news: broadcast::Sender<PortNews>,
     dirty: Notify,
@@ -117,6 +119,7 @@ impl Agents {
             probes: Mutex::default(),
             ready: OnceLock::new(),
             ports: OnceLock::new(),
+            noting: Mutex::default(),
             next_session: 1.into(),
             news: broadcast::channel(NEWS).0,
             dirty: Notify::new(),
@@ -142,36 +145,6 @@ impl Agents {
     pub(crate) fn set_ports(&self, ports: Ports) {
         // Set once, when the controller is put together.
         let _ = self.shared.ports.set(ports);
-    }
-
-    /// Notes with the ports who else has an address of theirs, or that nobody has any more: what is known already is not
-    /// noted again.
-    fn note_duplicates(&self, node: &Name, status: &v1::AgentStatus) {
-        let (Some(ports), snapshot) = (self.shared.ports.get(), self.snapshot()) else { return };
-        for said in &status.ports {
-            let Ok(key) = said.port.parse::<PortKey>() else { continue };
-            let found = message::duplicate(said);
-            let known = snapshot.ports.get(&key).and_then(|port| port.value.duplicate.clone());
-            let here = snapshot.bindings.get(&key).filter(|binding| binding.value.node == *node);
-            let speaks = here.is_some_and(|binding| binding.value.generation == said.generation);
-            // Whether it is over, only one that works can say.
-            let waits = matches!(said.stage(), v1::PortStage::Prepared | v1::PortStage::Held);
-            let over = found.is_none() && said.programmed && !waits;
-            if !speaks || known == found || (found.is_none() && !over) {
-                continue;
-            }
-            if let Some(found) = &found {
-                let (address, mac, interface) = (found.address, found.mac, &found.interface);
-                tracing::warn!(port = %key, %node, %address, %mac, interface, "somebody else has an address of a port");
-            }
-            let (ports, generation) = (ports.clone(), said.generation);
-            let note = async move {
-                if let Err(error) = ports.found(key.clone(), generation, found).await {
-                    tracing::warn!(port = %key, %error, "it is not noted who else has its address");
-                }
-            };
-            self.shared.tasks.spawn(self.shared.cancel.clone().run_until_cancelled_owned(note));
-        }
     }
 
     fn ready(&self) -> Option<Ready> {

@@ -208,7 +208,7 @@ fn duplicate(address: &str, generation: u64) -> v1::PortStatus {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_whose_address_somebody_has_is_announced_to_nobody_until_he_is_gone() -> Result<()> {
     let lab = Lab::with_sample().await?;
-    let (one, mut two, switch) = pair(&lab).await?;
+    let (mut one, mut two, switch) = pair(&lab).await?;
     let port = lab.get("a").await?;
     let address = port.addresses[0].clone();
     let said = async || -> Result<bool> { Ok(switch.routes().await.iter().any(|r| r.contains(&address))) };
@@ -253,9 +253,32 @@ async fn a_port_whose_address_somebody_has_is_announced_to_nobody_until_he_is_go
     // What is said of an older binding is not believed.
     lab.unbind("a").await?;
     let bound = lab.bind("a", "h1").await?;
+    // An agent answers for what it was told.
+    loop {
+        let message = one.next().await?;
+        if let v1::controller_message::Message::Delta(delta) = message
+            && delta.ports.iter().any(|port| port.generation == 2)
+        {
+            break;
+        }
+    }
     one.say(bound.revision, vec![duplicate(&address, 1)]).await?;
     one.say(bound.revision, vec![programmed("a", 2)]).await?;
     lab.wait_state("a", v1::PortState::Advertised).await?;
     assert!(said().await?);
+    // Found and over before the first could be noted: the last word counts.
+    for _ in 0..20 {
+        one.say(bound.revision, vec![duplicate(&address, 2)]).await?;
+        one.say(bound.revision, vec![programmed("a", 2)]).await?;
+    }
+    wait_for("the last word is noted, and stays", async || {
+        for _ in 0..100 {
+            if lab.get("a").await?.state() != v1::PortState::Advertised || !said().await? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await?;
     Ok(())
 }

@@ -106,7 +106,12 @@ impl Rig {
     /// Kinds of the events of a port, the latest first.
     async fn told(&self, port: &str) -> Vec<(EventKind, String)> {
         let newest = self.store.list("intent/").await.unwrap().entries.iter().map(|e| e.revision).max();
-        self.state.wait_for(newest.unwrap()).await.unwrap();
+        let ports = self.store.list("intent/port/").await.unwrap().entries.len();
+        let mut seen = self.state.wait_for(newest.unwrap()).await.unwrap();
+        // What was deleted has no revision any more.
+        while seen.ports.len() > ports {
+            seen = self.state.wait_after(seen.revision).await.unwrap();
+        }
         let history = History::new(self.store.clone());
         let (told, _) = history.of_port(&self.state.snapshot(), &key(port), 0, 100).await.unwrap();
         told.into_iter().map(|told| (told.event.kind, told.event.actor)).collect()
