@@ -31,12 +31,16 @@ impl Service {
     async fn check(&self, request: v1::CheckIpamRequest, by: By) -> Result<v1::CheckIpamResponse, Refusal> {
         let checker = Checker::new(self.0.store.clone(), self.0.ports.clone(), by);
         let fix = Fix { books: request.fix, leaked: request.fix_leaked };
-        Ok(message(checker.with_leaks(self.0.leaks.clone()).run(fix).await?))
+        let checked = checker.with_leaks(self.0.leaks.clone()).run(fix).await?;
+        if let Some(at) = checked.changed {
+            self.0.wrote(at);
+        }
+        Ok(message(checked))
     }
 }
 
 fn message(checked: Checked) -> v1::CheckIpamResponse {
-    let Checked { findings, more, books } = checked;
+    let Checked { findings, more, books, .. } = checked;
     let snapshot = &books.snapshot;
     let below =
         |prefix: &str| books.claims.iter().filter(|claim| claim.path.starts_with(prefix)).count() as u64;

@@ -41,12 +41,15 @@ pub struct Checked {
     pub more: usize,
     /// The books, for their numbers.
     pub books: Books,
+    /// Revision of the last repair that changed a record, if one did.
+    pub changed: Option<Revision>,
 }
 
 /// What became of one finding.
 enum Outcome {
     Holds,
-    Repaired,
+    /// With the revision, if a record was changed and not a claim alone.
+    Repaired(Option<Revision>),
     /// It does not hold any more.
     Gone,
 }
@@ -82,7 +85,8 @@ impl Checker {
         for finding in found {
             match self.settle(&finding, fix, at_ms).await? {
                 Outcome::Holds => checked.findings.push((finding, false)),
-                Outcome::Repaired => {
+                Outcome::Repaired(at) => {
+                    checked.changed = checked.changed.max(at);
                     tracing::warn!(
                         subject = finding.subject,
                         found = finding.text,
@@ -110,12 +114,11 @@ impl Checker {
         if txn.writes.len().max(txn.compares.len()) > Txn::MAX_OPS {
             return Ok(Outcome::Holds);
         }
-        if let TxnOutcome::Conflict(_) = self.store.txn(txn).await? {
-            return Ok(Outcome::Gone);
-        }
+        let changes = txn.writes.iter().any(is_record);
+        let TxnOutcome::Committed(at) = self.store.txn(txn).await? else { return Ok(Outcome::Gone) };
         let answers = match act {
             None => return Ok(Outcome::Holds),
-            Some(Act::Write(..)) => return Ok(Outcome::Repaired),
+            Some(Act::Write(..)) => return Ok(Outcome::Repaired(changes.then_some(at))),
             Some(Act::EndQuarantine(key)) => {
                 let keys = std::slice::from_ref(key);
                 self.ports.end_quarantine(keys, "its quarantine was overdue").await
@@ -124,7 +127,7 @@ impl Checker {
             Some(Act::Expire(key)) => self.ports.expire(&[(key.clone(), now_ms())]).await,
         };
         match answers.into_iter().next() {
-            Some(Ok(_)) => Ok(Outcome::Repaired),
+            Some(Ok(at)) => Ok(Outcome::Repaired(Some(at))),
             Some(Err(PortError::Precondition { .. })) => Ok(Outcome::Gone),
             Some(Err(PortError::Store(error))) => Err(error),
             Some(Err(error)) => {
@@ -173,4 +176,10 @@ fn leaked(leak: Leak) -> Finding {
             act: Act::Collect(leak),
         }),
     }
+}
+
+/// Whether controllers follow it: they do not follow claims.
+fn is_record(write: &Write) -> bool {
+    let (Write::Put { key, .. } | Write::Delete(key)) = write;
+    key.starts_with(keys::INTENT)
 }

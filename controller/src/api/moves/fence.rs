@@ -82,6 +82,8 @@ async fn commit(
     match app.store.txn(Txn { compares, writes: vec![write, told] }).await? {
         TxnOutcome::Committed(revision) => {
             app.wrote(revision);
+            // Who binds elsewhere right behind a fence is not asked to confirm it once more.
+            app.snapshot().await;
             Ok(revision)
         }
         TxnOutcome::Conflict(_) => Err(Refusal::aborted(format!("node {node} changed meanwhile"))),
