@@ -170,24 +170,18 @@ async fn a_slow_agent_gets_fewer_and_larger_changes() -> Result<()> {
     Ok(())
 }
 
-/// From the request to the message in the agent's hands there is no polling and no coalescing pause. The bound is wide
-/// for a debug build on a busy machine; what it was is printed.
+/// Each is told by itself, when it is bound, and not with the next one. How long that takes is measured in the benchmarks.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bound_port_is_at_its_agent_within_milliseconds() -> Result<()> {
+async fn each_bound_port_is_told_to_its_agent_alone() -> Result<()> {
     let lab = Lab::with_sample().await?;
     let mut agent = Agent::connect(&lab.channel, "h1", "i").await?;
     agent.snapshot().await?;
-    let mut times = Vec::new();
     for n in 0..50 {
-        let started = std::time::Instant::now();
         let name = format!("p{n}");
         let (created, delta) = tokio::join!(lab.create(&name, Some("h1")), agent.delta());
         created?;
-        assert_eq!(delta?.ports.len(), 1);
-        times.push(started.elapsed());
+        let ports: Vec<String> = delta?.ports.into_iter().map(|port| port.id).collect();
+        assert_eq!(ports, [format!("default/web/{name}")]);
     }
-    times.sort();
-    println!("request to agent: p50 {:?}, max {:?}", times[25], times[49]);
-    assert!(times[25] < std::time::Duration::from_millis(50), "{times:?}");
     Ok(())
 }
