@@ -294,16 +294,13 @@ impl<D: Dataplane> Reconciler<D> {
 
     /// What is to leave is not ready from now on, however long it takes to be gone.
     fn forget_local(&self) {
-        let stays = |id: &PortKey| {
-            self.desired.ports().get(id).is_some_and(|port| port.stage.is_active())
-                || self.desired.is_held(id)
-        };
+        let stays = |id: &PortKey| self.desired.lives_here(id);
         self.local.send_if_modified(|local| {
-            let leaves = local.ports.keys().any(|id| !stays(id));
-            if leaves {
+            let leave = !local.ports.keys().all(stays);
+            if leave {
                 Arc::make_mut(local).ports.retain(|id, _| stays(id));
             }
-            leaves
+            leave
         });
     }
 

@@ -143,12 +143,7 @@ impl Checker {
             Some(leaks) => leaks.collect(&self.ports, leak).await?,
             None => None,
         };
-        collected.ok_or_else(|| PortError::Precondition {
-            subject: format!("port {}", leak.port),
-            reason: "is not leaked any more".to_owned(),
-            owner: String::new(),
-            hint: String::new(),
-        })
+        collected.ok_or_else(|| PortError::refused(&leak.port, "is not leaked any more", ""))
     }
 
     /// The record of the history.

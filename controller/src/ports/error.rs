@@ -137,6 +137,16 @@ pub enum PortError {
 }
 
 impl PortError {
+    /// The port's own state forbids it; nobody else is in the way.
+    pub(crate) fn refused(key: &PortKey, reason: impl Into<String>, hint: impl Into<String>) -> Self {
+        PortError::Precondition {
+            subject: format!("port {key}"),
+            reason: reason.into(),
+            owner: String::new(),
+            hint: hint.into(),
+        }
+    }
+
     /// True if the same request may succeed later without a change.
     pub fn retryable(&self) -> bool {
         match self {

@@ -93,6 +93,12 @@ impl Desired {
         self.unchecked.contains(id)
     }
 
+    /// True if a port lives here, or will as soon as it need not wait any more: one that waits for its turn lives elsewhere
+    /// as yet.
+    pub(crate) fn lives_here(&self, id: &PortKey) -> bool {
+        self.ports.get(id).is_some_and(|port| port.stage.is_active() || self.is_held(id))
+    }
+
     /// Remote MACs.
     pub fn remotes(&self) -> &BTreeMap<(Vni, Mac), Remote> {
         &self.remotes

@@ -20,7 +20,7 @@ pub(crate) fn port(id: &str, vni: u32, mac: &str) -> v1::NodePort {
     }
 }
 
-fn network(vni: u32) -> v1::NodeNetwork {
+pub(crate) fn network(vni: u32) -> v1::NodeNetwork {
     let bridge_mac = "02:00:00:00:00:01".into();
     v1::NodeNetwork {
         vni,

@@ -23,14 +23,8 @@ fn state() -> v1::NodeState {
         attachment: v1::Attachment::VxlanBridge.into(),
         ..v1::NodePort::default()
     };
-    let network = v1::NodeNetwork {
-        vni: 100,
-        vrf: "default".into(),
-        network: "web".into(),
-        mtu: 1450,
-        bridge_mac: "02:00:00:00:00:64".into(),
-        ..v1::NodeNetwork::default()
-    };
+    let network =
+        v1::NodeNetwork { bridge_mac: "02:00:00:00:00:64".into(), ..crate::model::tests::network(100) };
     let remote = v1::RemoteMac {
         vni: 100,
         mac: "02:ca:0a:08:00:06".into(),

@@ -204,11 +204,10 @@ impl Statuses {
         Local {
             node: desired.node().to_owned(),
             networks: LocalNetwork::all(desired),
-            // One that waits for its turn lives elsewhere as yet.
             ports: desired
                 .ports()
                 .iter()
-                .filter(|(id, found)| found.stage.is_active() || desired.is_held(id))
+                .filter(|(id, _)| desired.lives_here(id))
                 .map(|(id, found)| (id.clone(), port(found)))
                 .collect(),
             rejected: rejected.collect(),

@@ -160,14 +160,6 @@ impl Bench {
 }
 
 fn state() -> v1::NodeState {
-    let network = v1::NodeNetwork {
-        vni: 100,
-        vrf: "default".into(),
-        network: "web".into(),
-        mtu: 1450,
-        bridge_mac: "02:00:00:00:00:64".into(),
-        ..v1::NodeNetwork::default()
-    };
     let remote = v1::RemoteMac {
         vni: 100,
         mac: "02:ca:0a:08:00:06".into(),
@@ -177,7 +169,7 @@ fn state() -> v1::NodeState {
     v1::NodeState {
         revision: 1,
         vtep: "192.0.2.1".into(),
-        networks: vec![network],
+        networks: vec![crate::model::tests::network(100)],
         ports: vec![crate::model::tests::port("default/web/a", 100, "02:ca:0a:08:00:05")],
         remotes: vec![remote],
         ..Default::default()

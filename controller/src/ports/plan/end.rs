@@ -52,12 +52,7 @@ pub(super) fn expire(
     let (port, at) = existing(view, key)?;
     let sticky = view.snapshot.networks.get(&key.network).map_or(0, |network| network.value.sticky_seconds);
     if expires_ms(port, sticky).is_none_or(|end| end > now_ms) {
-        let error = PortError::Precondition {
-            subject: format!("port {key}"),
-            reason: "is in use, or its addresses are still reserved for it".to_owned(),
-            owner: String::new(),
-            hint: String::new(),
-        };
+        let error = PortError::refused(key, "is in use, or its addresses are still reserved for it", "");
         return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
     }
     forget(view, key, now_ms, "its reservation is over", context)
@@ -109,12 +104,7 @@ pub(super) fn collect(
     context: Context<'_>,
 ) -> Result<Plan, Refusal> {
     let changed = |record: &RecordKey, seen| {
-        let error = PortError::Precondition {
-            subject: format!("port {key}"),
-            reason: "was bound otherwise, unbound or moved meanwhile".to_owned(),
-            owner: String::new(),
-            hint: String::new(),
-        };
+        let error = PortError::refused(key, "was bound otherwise, unbound or moved meanwhile", "");
         Refusal::seen(error, record, seen)
     };
     let record = RecordKey::Binding(key.clone());
@@ -159,12 +149,7 @@ pub(super) fn free(
 ) -> Result<Plan, Refusal> {
     let (port, at) = existing(view, key)?;
     if quarantined && port.quarantined_ms.is_none() {
-        let error = PortError::Precondition {
-            subject: format!("port {key}"),
-            reason: "is not quarantined any more".to_owned(),
-            owner: String::new(),
-            hint: String::new(),
-        };
+        let error = PortError::refused(key, "is not quarantined any more", "");
         return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
     }
     if quarantined && let Some(error) = answered_for(view, key, context) {

@@ -100,21 +100,16 @@ pub(super) fn bind(
     check(place, "binding")?;
     let (port, at) = existing(view, key)?;
     if port.vip.is_some() {
-        let error = PortError::Precondition {
-            subject: format!("port {key}"),
-            reason: "is a VIP: it lives where its holder lives".to_owned(),
-            owner: String::new(),
-            hint: format!("give it to a port: causeway port vip hold {key} --holder PORT"),
-        };
+        let error = PortError::refused(
+            key,
+            "is a VIP: it lives where its holder lives",
+            format!("give it to a port: causeway port vip hold {key} --holder PORT"),
+        );
         return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
     }
     if port.released_ms.is_some() {
-        let error = PortError::Precondition {
-            subject: format!("port {key}"),
-            reason: "is released".to_owned(),
-            owner: String::new(),
-            hint: format!("take it back first: causeway port create {key}"),
-        };
+        let error =
+            PortError::refused(key, "is released", format!("take it back first: causeway port create {key}"));
         return Err(Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at)));
     }
     let mut planned = Planned::new(key);

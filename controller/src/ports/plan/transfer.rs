@@ -12,14 +12,10 @@ use crate::moves::{self, ledger};
 use crate::ports::overlay::View;
 use crate::ports::{MoveOrder, MoveStep, Owner, PortError};
 
-fn refused(key: &PortKey, reason: String, hint: String) -> PortError {
-    PortError::Precondition { subject: format!("port {key}"), reason, owner: String::new(), hint }
-}
-
 /// Why a port without a place cannot be moved.
 pub(crate) fn bound_nowhere(key: &PortKey, node: &str) -> PortError {
     let hint = format!("bind it there: causeway port bind {key} --node {node} …");
-    refused(key, "is bound nowhere: there is nothing to move".to_owned(), hint)
+    PortError::refused(key, "is bound nowhere: there is nothing to move".to_owned(), hint)
 }
 
 /// Begins a move. The same again while it is under way changes nothing.
@@ -98,7 +94,7 @@ pub(super) fn begin(
     if from.node == order.to.node {
         let reason = format!("is on node {} already", from.node);
         let hint = "to change how it is attached there: causeway port unbind, then bind".to_owned();
-        return Err(seen_refusal(refused(key, reason, hint)));
+        return Err(seen_refusal(PortError::refused(key, reason, hint)));
     }
     if let Some(error) = unheard(view, key, from, order, context) {
         return Err(seen_refusal(error));
@@ -185,7 +181,7 @@ fn too_often(
         ledger::MOST_CHANGES,
         ledger::WINDOW_MS / 1000
     );
-    Some(refused(key, reason, format!("wait {seconds} s, or insist: --force")))
+    Some(PortError::refused(key, reason, format!("wait {seconds} s, or insist: --force")))
 }
 
 /// Takes a port back to where its last move took it from.
@@ -211,7 +207,7 @@ pub(super) fn turn_back(
             Some(_) => "can be taken back no more: the window of its move is over",
         };
         let hint = "move it: causeway port migrate".to_owned();
-        let error = refused(key, reason.to_owned(), hint);
+        let error = PortError::refused(key, reason.to_owned(), hint);
         return Err(Refusal::seen(error, &record, known.map(|record| record.revision)));
     };
     let next = moves::turn_back(&moving.value, reason, force, now_ms);

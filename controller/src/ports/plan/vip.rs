@@ -27,13 +27,7 @@ use crate::ports::PortError;
 const MOST_HELD: usize = 16;
 
 fn refused(key: &PortKey, at: Revision, reason: &str, hint: String) -> Refusal {
-    let error = PortError::Precondition {
-        subject: format!("port {key}"),
-        reason: reason.to_owned(),
-        owner: String::new(),
-        hint,
-    };
-    Refusal::seen(error, &RecordKey::Port(key.clone()), Some(at))
+    Refusal::seen(PortError::refused(key, reason, hint), &RecordKey::Port(key.clone()), Some(at))
 }
 
 /// Gives a VIP to a port, or to none.
