@@ -132,6 +132,8 @@ pub struct Seat<'a> {
     pub port: &'a Port,
     /// How it is, was or will be bound there.
     pub binding: &'a Binding,
+    /// The MAC that it has there.
+    pub mac: Mac,
     /// Its network.
     pub network: &'a Network,
     /// Whether it takes part.
@@ -155,8 +157,8 @@ pub fn seat<'a>(snapshot: &'a Snapshot, node: &Name, key: &PortKey) -> Option<Se
     let moving = snapshot.moving(key).filter(|record| moves::holds(&record.value, binding));
     let at_home = binding.node == *node;
     let Some(record) = moving else {
-        let seat = Seat { port, binding, network, stage: Stage::Active, revision: bound_at.revision };
-        return at_home.then_some(seat);
+        let (stage, mac, revision) = (Stage::Active, port.mac, bound_at.revision);
+        return at_home.then_some(Seat { port, binding, mac, network, stage, revision });
     };
     let (binding, stage) = match (at_home, record.value.phase) {
         (true, MovePhase::Stop | MovePhase::Return) => (binding, Stage::Held),
@@ -165,7 +167,8 @@ pub fn seat<'a>(snapshot: &'a Snapshot, node: &Name, key: &PortKey) -> Option<Se
         (false, _) => (&record.value.from, Stage::Held),
     };
     let revision = bound_at.revision.max(record.revision);
-    (binding.node == *node).then_some(Seat { port, binding, network, stage, revision })
+    let mac = if at_home { port.mac } else { port.spare_mac.unwrap_or(port.mac) };
+    (binding.node == *node).then_some(Seat { port, binding, mac, network, stage, revision })
 }
 
 /// The nodes at which a port has a seat, or would have one but for a fence.

@@ -226,6 +226,9 @@ pub struct Port {
     pub addresses: Vec<IpAddr>,
     /// Its MAC.
     pub mac: Mac,
+    /// While a move changes its MAC: the other one of the two, which it has where it does not answer. Claimed like its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spare_mac: Option<Mac>,
     /// How often the derivation of the MAC from an IPv6 address met a taken one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub mac_collisions: u32,
@@ -317,6 +320,11 @@ impl Port {
     /// The addresses that it answers for: its own first, then those of the VIPs that it holds.
     pub fn answers(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().chain(self.held.iter().flat_map(|held| &held.addresses)).copied()
+    }
+
+    /// Its MAC, and the one that it has beside it while a move changes it.
+    pub fn macs(&self) -> impl Iterator<Item = Mac> + use<> {
+        std::iter::once(self.mac).chain(self.spare_mac)
     }
 
     /// Unix time in milliseconds of the last event that wrote this record.

@@ -34,7 +34,7 @@ use crate::steps::{self, Steps};
 use crate::store::{Compare, Store};
 
 pub use error::{Pool, PortError};
-pub use moving::{Hearing, HearingOf, MoveOrder, MoveStep, Owner};
+pub use moving::{Hearing, HearingOf, MoveOrder, MoveStep, NewMac, Owner};
 pub(crate) use task::now_ms;
 
 /// A port to create.

@@ -57,6 +57,8 @@ pub struct Snapshot {
     pub moving: OrdSet<(Name, PortKey)>,
     /// Index: who has a MAC of a network.
     pub by_mac: OrdMap<(NetworkKey, Mac), Arc<Record<Port>>>,
+    /// Ports by the MAC that they have beside their own while a move changes it.
+    pub spare_macs: OrdMap<(NetworkKey, Mac), Arc<Record<Port>>>,
     /// Index: ports actively bound to a node.
     pub by_node: OrdSet<(Name, PortKey)>,
     /// Index: quarantined ports of a network, in the order in which their quarantines began.
@@ -86,6 +88,7 @@ impl Default for Snapshot {
             moving: OrdSet::new(),
             by_address: OrdMap::new(),
             by_mac: OrdMap::new(),
+            spare_macs: OrdMap::new(),
             by_node: OrdSet::new(),
             quarantined: OrdSet::new(),
             behind: OrdSet::new(),
@@ -160,6 +163,11 @@ impl Snapshot {
         let network = NetworkKey { vrf: Name::lowest(), network: Name::lowest() };
         let first = (node.clone(), PortKey { network, name: PortName::lowest() });
         self.moving.range(first..).take_while(move |(n, _)| n == node).map(|(_, port)| port)
+    }
+
+    /// The port that has a MAC, be it only while a move changes it.
+    pub fn mac_holder(&self, place: &(NetworkKey, Mac)) -> Option<&Arc<Record<Port>>> {
+        self.by_mac.get(place).or_else(|| self.spare_macs.get(place))
     }
 
     /// The move of a port that is under way; `None` if it stays where it is.

@@ -112,6 +112,11 @@ impl Fabric {
 
     /// No host and no switch knows the port anywhere but at `home`.
     async fn nothing_is_stale(&self, home: &str) -> Result<()> {
+        self.nothing_is_stale_of(home, &self.mac).await
+    }
+
+    /// The same of a port that has this MAC by now.
+    async fn nothing_is_stale_of(&self, home: &str, mac: &str) -> Result<()> {
         let nodes = self.lab.json("ctl", &["causeway", "get", "nodes", "-o", "json"]).await?;
         let vtep = |name: &str| {
             let of = |n: &&Value| n["name"].as_str() == Some(name);
@@ -122,7 +127,7 @@ impl Fabric {
         for host in ["host1", "host2", "host3"] {
             wait_for(&format!("{host} knows the port at {home} alone"), SOON, async || {
                 let fdb = self.lab.exec(host, &["bridge", "fdb", "show"]).await?;
-                let of_port: Vec<&str> = fdb.lines().filter(|l| l.contains(&self.mac)).collect();
+                let of_port: Vec<&str> = fdb.lines().filter(|l| l.contains(mac)).collect();
                 if host == home {
                     ensure!(of_port.iter().all(|l| !l.contains(" dst ")), "{of_port:#?}");
                     ensure!(of_port.iter().any(|l| l.contains("dev cwp")), "{of_port:#?}");
@@ -135,14 +140,14 @@ impl Fabric {
                     ensure!(of_port.iter().all(|l| !l.contains("dev cwp")), "{of_port:#?}");
                 }
                 let neighbours = self.lab.exec(host, &["ip", "neigh", "show", &self.ipv4]).await?;
-                ensure!(neighbours.lines().all(|l| l.contains(&self.mac)), "{neighbours}");
+                ensure!(neighbours.lines().all(|l| l.contains(mac)), "{neighbours}");
                 Ok(())
             })
             .await?;
         }
         let asked = ["ip", "netns", "exec", "ask", "ip", "neigh", "show", self.ipv4.as_str()];
         let known = self.lab.exec("host3", &asked).await?;
-        ensure!(known.contains(&self.mac), "the asker has another MAC: {known}");
+        ensure!(known.contains(mac), "the asker has another MAC: {known}");
         // The route reflector and the leaves: one next hop, the home's.
         for switch in ["spine1", "leaf1", "leaf2"] {
             let show = ["vtysh", "-c", "show bgp l2vpn evpn route type macip json"];
@@ -182,6 +187,15 @@ fn next_hops(routes: &Value, ip: &str) -> Vec<String> {
     hops
 }
 
+fn no_answer_twice(pings: &Pings) -> Result<()> {
+    let replies = pings.replies()?;
+    let mut once = replies.clone();
+    once.sort_unstable();
+    once.dedup();
+    ensure!(once.len() == replies.len(), "{} answers came twice", replies.len() - once.len());
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_container_moves_25_times_and_nothing_is_left_behind() -> Result<()> {
     let fabric = Fabric::new().await?;
@@ -216,11 +230,7 @@ async fn a_container_moves_25_times_and_nothing_is_left_behind() -> Result<()> {
         fabric.over().await?;
     }
     pings.settle(50).await?;
-    let replies = pings.replies()?;
-    let mut once = replies.clone();
-    once.sort_unstable();
-    once.dedup();
-    ensure!(once.len() == replies.len(), "{} answers came twice", replies.len() - once.len());
+    no_answer_twice(&pings)?;
     let loss = pings.loss()?;
     measured.sort_unstable();
     let at = |percent: usize| measured.get((measured.len() - 1) * percent / 100).copied().unwrap_or(0);
@@ -233,6 +243,48 @@ async fn a_container_moves_25_times_and_nothing_is_left_behind() -> Result<()> {
     fabric.lab.down().await?;
     ensure!(leftovers(&name)?.is_empty(), "left behind: {:#?}", leftovers(&name)?);
     Ok(())
+}
+
+/// A machine that takes a container's address over has a MAC of its own.
+#[tokio::test]
+async fn a_port_has_another_mac_at_its_new_place_and_its_old_one_back_home() -> Result<()> {
+    let fabric = Fabric::new().await?;
+    fabric.answers().await?;
+    let new = "3c:ec:ef:00:10:01";
+    let plan = ["causeway", "port", "migrate", PORT, "--to", "host2", "--mac", new, "--plan"];
+    let plan = fabric.lab.exec("ctl", &plan).await?;
+    ensure!(plan.contains(&format!("MAC {} → {new}", fabric.mac)), "{plan}");
+
+    let pings = Pings::start(&fabric.lab, "host3", "ask", &fabric.ipv4, PING).await?;
+    pings.settle(50).await?;
+    let moved = fabric.migrate("host2", &["--mac", new, "--max-loss", "5s", "--window", "60s"]).await?;
+    ensure!(moved["phase"] == "hold" && moved["new_mac"] == new, "{moved}");
+    let probes = moved["cost"]["probes"].as_array().cloned().unwrap_or_default();
+    ensure!(!probes.is_empty(), "nobody probed: {moved}");
+    for probe in &probes {
+        // They saw it before, at the old MAC, and see it at the new one.
+        ensure!(probe["duplicates"] == 0 && probe["lost"].as_u64() < probe["sent"].as_u64(), "{moved}");
+    }
+    pings.settle(50).await?;
+    println!("to another MAC: {} pings lost; {}", pings.loss()?.lost, moved["cost"]["probes"]);
+    let inside = fabric.lab.exec("host2", &["ip", "-n", "db-1", "link", "show", "eth0"]).await?;
+    ensure!(inside.contains(new), "{inside}");
+    fabric.nothing_is_stale_of("host2", new).await?;
+    let fdb = fabric.lab.exec("host3", &["bridge", "fdb", "show"]).await?;
+    ensure!(!fdb.contains(&fabric.mac), "the old MAC is known still: {fdb}");
+    // Neither belongs to anybody else meanwhile.
+    let other = ["port", "create", "web/other", "--mac", fabric.mac.as_str()];
+    let said = fabric.refused(&other).await?;
+    ensure!(said.contains("port default/web/db-1"), "{said}");
+
+    fabric.lab.exec("ctl", &["causeway", "port", "rollback", PORT, "--reason", "test"]).await?;
+    fabric.answers().await?;
+    fabric.nothing_is_stale("host1").await?;
+    pings.settle(50).await?;
+    no_answer_twice(&pings)?;
+    let free = ["causeway", "port", "create", "web/other", "--mac", new];
+    fabric.lab.exec("ctl", &free).await?;
+    fabric.lab.down().await
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ Examples:
   causeway port migrate web/db-1 --to host2 --plan
   causeway port migrate web/db-1 --to host2 --netns /run/netns/db-1
   causeway port migrate web/db-1 --to host2:vm --interface tap-db1 --max-loss 300ms
+  causeway port migrate web/db-1 --to leaf1:bare-metal --interface swp7 --mac 3c:ec:ef:00:10:01
   causeway port migrate web/db-1 --to host3 --window 10m -o json")]
 pub(crate) struct MigrateArgs {
     /// NETWORK/NAME or VRF/NETWORK/NAME
@@ -46,6 +47,9 @@ pub(crate) struct MigrateArgs {
     /// How macvlans on one parent reach each other [default: bridge]
     #[arg(long, value_parser = parser(words::MACVLAN_MODES))]
     macvlan_mode: Option<i32>,
+    /// Another MAC there, or `computed`: the one that follows from its first address [default: it keeps its own]
+    #[arg(long, value_name = "MAC|computed", default_value = "", hide_default_value = true)]
+    mac: String,
     /// Go back if traffic was lost for longer
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = crate::args::parse_duration)]
     max_loss: Duration,
@@ -161,6 +165,7 @@ async fn request(args: &MigrateArgs, client: &Client) -> Result<v1::MigratePortR
         window_seconds: seconds(args.window),
         prepare_seconds: seconds(args.prepare),
         force: args.force,
+        mac: args.mac.clone(),
     })
 }
 

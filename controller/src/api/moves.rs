@@ -18,7 +18,7 @@ use super::parse;
 use super::status::Refusal;
 use crate::history::By;
 use crate::ports::plan::{Context, bound_nowhere, preview};
-use crate::ports::{MoveOrder, Place, PortError, now_ms};
+use crate::ports::{MoveOrder, NewMac, Place, PortError, now_ms};
 use crate::snapshot::Snapshot;
 
 /// What an order has when it says nothing.
@@ -199,8 +199,14 @@ fn order(
     let to: Place = parse::place("to", to)?;
     let window = number("window_seconds", asked.window_seconds, WINDOW_SECONDS, LONGEST_WINDOW)?;
     let prepare = number("prepare_seconds", asked.prepare_seconds, PREPARE_SECONDS, LONGEST_PREPARE)?;
+    let mac = match asked.mac.as_str() {
+        "" => None,
+        "computed" => Some(NewMac::Computed),
+        mac => Some(NewMac::Given(parse::text("mac", mac)?)),
+    };
     let order = MoveOrder {
         to,
+        mac,
         max_loss_ms: number("max_loss_ms", asked.max_loss_ms, MAX_LOSS_MS, LARGEST_LOSS_MS)?,
         window_ms: i64::from(window) * 1000,
         prepare_ms: i64::from(prepare) * 1000,

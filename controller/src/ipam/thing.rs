@@ -36,7 +36,8 @@ impl Thing {
         let addresses = port.addresses.iter().map(|address| Thing::Address(network.vrf.clone(), *address));
         let selected =
             (!port.select.is_empty()).then(|| Thing::Selected(network.vrf.clone(), port.key.name.clone()));
-        addresses.chain([Thing::Mac(network.clone(), port.mac)]).chain(selected)
+        let macs = port.macs().map(|mac| Thing::Mac(network.clone(), mac));
+        addresses.chain(macs).chain(selected)
     }
 
     /// Where its claim lies; `None`: the address is in no subnet.
@@ -55,7 +56,7 @@ impl Thing {
     pub(super) fn holder<'a>(&self, snapshot: &'a Snapshot) -> Option<&'a Arc<Record<Port>>> {
         match self {
             Thing::Address(vrf, address) => snapshot.by_address.get(&(vrf.clone(), *address)),
-            Thing::Mac(network, mac) => snapshot.by_mac.get(&(network.clone(), *mac)),
+            Thing::Mac(network, mac) => snapshot.mac_holder(&(network.clone(), *mac)),
             Thing::Selected(vrf, name) => snapshot.selected(vrf, name),
         }
     }
@@ -65,7 +66,7 @@ impl Thing {
         let port = snapshot.ports.get(key)?;
         let has = match self {
             Thing::Address(vrf, address) => key.network.vrf == *vrf && port.value.addresses.contains(address),
-            Thing::Mac(network, mac) => key.network == *network && port.value.mac == *mac,
+            Thing::Mac(network, mac) => key.network == *network && port.value.macs().any(|has| has == *mac),
             Thing::Selected(vrf, name) => {
                 key.network.vrf == *vrf && key.name == *name && !port.value.select.is_empty()
             }

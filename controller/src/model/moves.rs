@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use causeway_proto::{Name, PortKey};
+use causeway_proto::{Mac, Name, PortKey};
 use serde::{Deserialize, Serialize};
 
 use super::Binding;
@@ -83,6 +83,9 @@ pub struct Move {
     pub window_ms: i64,
     /// Largest loss allowed, in milliseconds.
     pub max_loss_ms: u32,
+    /// Its MAC before and after, if the move changes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macs: Option<(Mac, Mac)>,
     /// Why it went back or ended; empty when all went well.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,

@@ -1,6 +1,6 @@
 //! Moves as they are asked for, their steps, and what is heard of the nodes that they concern.
 
-use causeway_proto::{Name, Revision};
+use causeway_proto::{Mac, Name, Revision};
 
 use super::Place;
 use crate::model::Move;
@@ -10,6 +10,8 @@ use crate::model::Move;
 pub struct MoveOrder {
     /// Where to.
     pub to: Place,
+    /// The MAC that it has there; `None`: its own.
+    pub mac: Option<NewMac>,
     /// Largest loss allowed, in milliseconds.
     pub max_loss_ms: u32,
     /// How long the source is kept, in milliseconds.
@@ -20,6 +22,15 @@ pub struct MoveOrder {
     pub force: bool,
     /// Who asks; may be empty.
     pub by: String,
+}
+
+/// A MAC that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NewMac {
+    /// This one.
+    Given(Mac),
+    /// The one that follows from the port's first address.
+    Computed,
 }
 
 /// What is heard of a node, for whoever must know whether it still answers for a port.

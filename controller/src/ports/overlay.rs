@@ -143,7 +143,7 @@ impl Overlay {
             self.addresses.insert((vrf.clone(), *address), key.clone());
             self.runs.entry((vrf.clone(), *subnet)).or_default().insert(number(*address));
         }
-        let macs: Vec<Mac> = ports.iter().map(|port| port.mac).collect();
+        let macs: Vec<Mac> = ports.iter().flat_map(|port| port.macs()).collect();
         for mac in &macs {
             self.macs.insert((key.network.clone(), *mac), key.clone());
         }
@@ -206,13 +206,13 @@ impl<'a> View<'a> {
         self.still(owner, |port| port.addresses.contains(&address))
     }
 
-    /// Who has a MAC.
+    /// Who has a MAC, be it while a move changes it.
     pub fn mac_owner(&self, network: &NetworkKey, mac: Mac) -> Option<(&'a PortKey, Option<Revision>)> {
         let place = (network.clone(), mac);
         if let Some(owner) = self.overlay.macs.get(&place) {
             return Some((owner, None));
         }
-        self.still(self.snapshot.by_mac.get(&place)?, |port| port.mac == mac)
+        self.still(self.snapshot.mac_holder(&place)?, |port| port.macs().any(|has| has == mac))
     }
 
     /// The owner that the snapshot names, unless it was given up since.

@@ -3,6 +3,7 @@
 mod create;
 mod end;
 mod fit;
+mod new_mac;
 mod place;
 mod select;
 mod transfer;

@@ -16,6 +16,7 @@ mod addresses;
 mod attach;
 mod life;
 mod model;
+mod new_mac;
 mod select;
 mod vip;
 

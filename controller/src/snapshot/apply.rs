@@ -231,6 +231,9 @@ impl Snapshot {
             self.by_address.insert((key.network.vrf.clone(), *address), port.clone());
         }
         self.by_mac.insert((key.network.clone(), port.value.mac), port.clone());
+        if let Some(spare) = port.value.spare_mac {
+            self.spare_macs.insert((key.network.clone(), spare), port.clone());
+        }
         if let Some(since_ms) = port.value.quarantined_ms {
             self.quarantined.insert((key.network.clone(), since_ms, key.clone()));
         }
@@ -278,9 +281,12 @@ impl Snapshot {
                 self.change_taken(vrf, *address, |taken, n| taken.remove(n, released));
             }
         }
-        let key = (old.key.network.clone(), old.mac);
-        if self.by_mac.get(&key).is_some_and(|owner| owner.value.key == old.key) {
-            self.by_mac.remove(&key);
+        for (index, mac) in [(&mut self.by_mac, Some(old.mac)), (&mut self.spare_macs, old.spare_mac)] {
+            let Some(mac) = mac else { continue };
+            let key = (old.key.network.clone(), mac);
+            if index.get(&key).is_some_and(|owner| owner.value.key == old.key) {
+                index.remove(&key);
+            }
         }
     }
 

@@ -82,6 +82,7 @@ fn assert_same(a: &Snapshot, b: &Snapshot) {
     assert_eq!(a.bindings, b.bindings);
     assert_eq!(a.by_address, b.by_address);
     assert_eq!(a.by_mac, b.by_mac);
+    assert_eq!(a.spare_macs, b.spare_macs);
     assert_eq!(a.by_node, b.by_node);
     assert_eq!(a.taken, b.taken);
 }

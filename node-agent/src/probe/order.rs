@@ -18,6 +18,8 @@ pub(super) struct Order {
     pub(super) vni: Vni,
     pub(super) target: IpAddr,
     pub(super) mac: Mac,
+    /// A second one that each frame goes to as well.
+    pub(super) other_mac: Option<Mac>,
     pub(super) interval: Duration,
     /// `None`: until it is cancelled.
     pub(super) count: Option<u32>,
@@ -59,10 +61,11 @@ impl Order {
             n if n <= most => Ok(Duration::from_millis(n.into())),
             n => Err(format!("{field}: {n} is more than {most} ms")),
         };
-        let mac: Mac = order.mac.parse().map_err(|error| format!("mac: '{}' {error}", order.mac))?;
-        if mac.octets()[0] & 1 == 1 || mac.octets() == [0; 6] {
-            return Err(format!("mac: {mac} is nobody's; a probe goes to one owner"));
-        }
+        let mac = owner("mac", &order.mac)?;
+        let other_mac = match order.other_mac.as_str() {
+            "" => None,
+            other => Some(owner("other_mac", other)?).filter(|other| *other != mac),
+        };
         let target = order.address.parse().map_err(|_| format!("address: '{}' is none", order.address))?;
         let method = match v1::ProbeMethod::try_from(order.method) {
             Ok(v1::ProbeMethod::Echo) => Method::Echo,
@@ -80,6 +83,7 @@ impl Order {
             vni: Vni::try_from(order.vni).map_err(|error| format!("vni: {} {error}", order.vni))?,
             target,
             mac,
+            other_mac,
             interval: within("interval_ms", order.interval_ms, INTERVAL)?,
             count: (order.count > 0).then_some(order.count),
             enough: (order.enough > 0).then_some(order.enough),
@@ -88,6 +92,15 @@ impl Order {
             report: within("report_ms", order.report_ms, REPORT)?,
         })
     }
+}
+
+/// A MAC that somebody can have.
+fn owner(field: &str, text: &str) -> Result<Mac, String> {
+    let mac: Mac = text.parse().map_err(|error| format!("{field}: '{text}' {error}"))?;
+    if !mac.is_unicast() {
+        return Err(format!("{field}: {mac} is nobody's; a probe goes to one owner"));
+    }
+    Ok(mac)
 }
 
 #[cfg(test)]
@@ -124,6 +137,7 @@ mod tests {
         };
         bad(|o| o.mac = "ff:ff:ff:ff:ff:ff".into(), "mac");
         bad(|o| o.mac.clear(), "mac");
+        bad(|o| o.other_mac = "01:00:5e:00:00:01".into(), "other_mac");
         bad(|o| o.address = "10.8.0".into(), "address");
         bad(|o| o.vni = 0, "vni");
         bad(|o| o.interval_ms = 60_001, "interval_ms");

@@ -134,20 +134,19 @@ impl Probe {
     fn send(&mut self, _due: Instant) -> io::Result<()> {
         let now = self.started.elapsed();
         let index = self.tally.send(now);
-        let echo = match (self.source.place.address, self.order.method, self.answered) {
-            (Some(address), Method::Echo | Method::Both(_), None | Some(Kind::Echo)) => {
-                frame::echo(self.ends, address, self.token, index)
-            }
+        let from = match (self.order.method, self.answered) {
+            (Method::Echo | Method::Both(_), None | Some(Kind::Echo)) => self.source.place.address,
             _ => None,
         };
         let has_echo = self.source.place.address.is_some();
         let due = self.order.method.arp_after(has_echo).is_some_and(|after| now >= after);
-        let arp = match self.answered {
-            Some(Kind::Echo) => None,
-            _ if due => frame::arp(self.ends),
-            _ => None,
-        };
-        for frame in [echo, arp].into_iter().flatten() {
+        let asks = due && self.answered != Some(Kind::Echo);
+        let other = self.order.other_mac.map(|to| Ends { to, ..self.ends });
+        let frames = [Some(self.ends), other].into_iter().flatten().flat_map(|ends| {
+            let echo = from.and_then(|from| frame::echo(ends, from, self.token, index));
+            [echo, asks.then(|| frame::arp(ends)).flatten()]
+        });
+        for frame in frames.flatten() {
             match self.source.socket.send(&frame) {
                 Ok(_) => self.problem.clear(),
                 // A frame that the interface does not take is lost like any other.

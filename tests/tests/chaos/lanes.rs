@@ -125,6 +125,7 @@ impl Client {
                     window_seconds: 2,
                     prepare_seconds: 5,
                     force: false,
+                    ..v1::MigratePortRequest::default()
                 };
                 first(moves.migrate_port(request).await?.into_inner()).await
             }

@@ -33,6 +33,8 @@ pub(crate) struct MoveView {
     window_until_ms: i64,
     max_loss_ms: u32,
     forced: bool,
+    old_mac: String,
+    new_mac: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -72,6 +74,7 @@ struct PlanView {
     port: String,
     addresses: Vec<String>,
     mac: String,
+    new_mac: String,
     from: PlaceView,
     to: PlaceView,
     steps: Vec<String>,
@@ -141,6 +144,8 @@ impl From<v1::Move> for MoveView {
             window_until_ms: moving.window_until_ms,
             max_loss_ms: moving.max_loss_ms,
             forced: moving.forced,
+            old_mac: moving.old_mac,
+            new_mac: moving.new_mac,
         }
     }
 }
@@ -233,6 +238,7 @@ pub(super) fn plan(key: &PortKey, plan: v1::PlanMoveResponse, out: Output) -> Re
         to: place(plan.to.as_ref()),
         addresses: plan.addresses,
         mac: plan.mac,
+        new_mac: plan.new_mac,
         steps: plan.steps,
         expected_gap_ms: plan.expected_gap_ms,
         expected_from: plan.expected_from,
@@ -241,7 +247,11 @@ pub(super) fn plan(key: &PortKey, plan: v1::PlanMoveResponse, out: Output) -> Re
     if out.format != Format::Table {
         return out.data(&view);
     }
-    out.line(&format!("port {}: {}, MAC {} (both stay)", view.port, view.addresses.join(" "), view.mac))?;
+    let mac = match view.new_mac.as_str() {
+        "" => format!("MAC {} (both stay)", view.mac),
+        new => format!("which stay, MAC {} → {new}", view.mac),
+    };
+    out.line(&format!("port {}: {}, {mac}", view.port, view.addresses.join(" ")))?;
     for (number, step) in view.steps.iter().enumerate() {
         out.line(&format!("  {}. {}", number + 1, printable(step)))?;
     }

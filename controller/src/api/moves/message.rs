@@ -50,6 +50,8 @@ pub(super) fn of(app: &App, snapshot: &Snapshot, record: &Arc<Record<Move>>) -> 
         window_until_ms: hold.map_or(0, |at| at.saturating_add(moving.window_ms)),
         max_loss_ms: moving.max_loss_ms,
         forced: moving.forced,
+        old_mac: moving.macs.map_or_else(String::new, |(old, _)| old.to_string()),
+        new_mac: moving.macs.map_or_else(String::new, |(_, new)| new.to_string()),
     }
 }
 
@@ -88,6 +90,7 @@ pub(super) fn plan(snapshot: &Snapshot, moving: &Move) -> v1::PlanMoveResponse {
         expected_gap_ms,
         expected_from,
         warnings: warnings(snapshot, moving),
+        new_mac: moving.macs.map_or_else(String::new, |(_, new)| new.to_string()),
     }
 }
 
@@ -122,6 +125,7 @@ fn steps(moving: &Move) -> Vec<String> {
     let (from, to) = (&moving.from, &moving.to);
     let (old, new) = (from.generation.saturating_sub(1), to.generation.saturating_sub(1));
     let seconds = |ms: i64| ms / 1000;
+    let mac = moving.macs.map_or_else(String::new, |(old, new)| format!("MAC {old} → {new}, "));
     let mut steps = vec![
         format!(
             "prepare {}: everything programmed, down, not announced; within {} s",
@@ -130,7 +134,7 @@ fn steps(moving: &Move) -> Vec<String> {
         ),
         format!("stop {}: its link goes down, all else stays", place(from)),
         format!(
-            "switch, in one transaction: node {} and mobility sequence {old} → {new}; routes, FDB entries and neighbours \
+            "switch, in one transaction: node {}, {mac}mobility sequence {old} → {new}; routes, FDB entries and neighbours \
              follow, gratuitous ARP and neighbour advertisements from {} at 0, 50, 200, 1100 and 3000 ms",
             to.node, to.node
         ),
@@ -155,8 +159,9 @@ fn warnings(snapshot: &Snapshot, moving: &Move) -> Vec<String> {
             .push("a bare-metal machine is not ours to stop: silence it before, or both answer".to_owned());
     }
     if moving.from.kind != moving.to.kind {
+        let stay = if moving.macs.is_none() { "addresses and MAC stay" } else { "addresses stay" };
         warnings.push(format!(
-            "{} → {}: addresses and MAC stay, what runs behind them is yours to move; its connections break unless its \
+            "{} → {}: {stay}, what runs behind them is yours to move; its connections break unless its \
              state moves too",
             moving.from.kind, moving.to.kind
         ));
@@ -169,6 +174,13 @@ fn warnings(snapshot: &Snapshot, moving: &Move) -> Vec<String> {
     if learns(&moving.from.node) || learns(&moving.to.node) {
         warnings.push(
             "switches there learn by themselves and stop following a MAC that moves 5 times within 180 s"
+                .to_owned(),
+        );
+    }
+    if moving.macs.is_some() {
+        warnings.push(
+            "neighbours that do not listen to gratuitous ARP and neighbour advertisements keep the old MAC until they ask \
+             again: 30 to 60 s for Linux"
                 .to_owned(),
         );
     }

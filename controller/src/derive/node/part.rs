@@ -161,7 +161,7 @@ impl<'a> Here<'a> {
     fn port(&self, key: &PortKey) -> Option<NodePort> {
         let snapshot = &self.view.snapshot;
         let seat = seat(snapshot, &self.me.name, key)?;
-        let Seat { port, binding, network, stage, .. } = seat;
+        let Seat { port, binding, mac, network, stage, .. } = seat;
         // Bare metal needs nothing on its node.
         let attachment = binding.attachment?;
         let mut gateways: Vec<IpAddr> = Vec::new();
@@ -183,7 +183,7 @@ impl<'a> Here<'a> {
             && irb(snapshot, &network.key) != Irb::None;
         Some(NodePort {
             vni: network.vni,
-            mac: port.mac,
+            mac,
             addresses,
             gateways,
             gateway_mac: held.then(|| network.gateway_mac()),

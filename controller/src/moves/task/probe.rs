@@ -169,6 +169,7 @@ fn order(agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) -> Wa
                 vni: network.value.vni.get(),
                 address: address.to_string(),
                 mac: port.value.mac.to_string(),
+                other_mac: port.value.spare_mac.map_or_else(String::new, |mac| mac.to_string()),
                 interval_ms: INTERVAL_MS,
                 report_ms: REPORT_MS,
                 ..v1::ProbeOrder::default()

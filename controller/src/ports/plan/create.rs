@@ -212,6 +212,7 @@ fn make(view: &View<'_>, create: &CreatePort, context: Context<'_>) -> Result<Pl
         key: key.clone(),
         addresses: chosen.into_iter().map(|(address, _)| address).collect(),
         mac,
+        spare_mac: None,
         mac_collisions,
         labels: create.labels.clone(),
         created_ms: context.now_ms,
@@ -351,11 +352,12 @@ fn exhausted(view: &View<'_>, key: &PortKey, subnets: Vec<Prefix>) -> PortError 
     PortError::Exhausted { network: key.network.clone(), subnets, size, released }
 }
 
-fn derived(view: &View<'_>, key: &PortKey, first: Option<IpAddr>) -> Result<(Mac, u32), Refusal> {
+/// The MAC that follows from an address, and how many others were taken before it.
+pub(super) fn derived(view: &View<'_>, key: &PortKey, first: Option<IpAddr>) -> Result<(Mac, u32), Refusal> {
     let Some(address) = first else {
         return Err(PortError::Internal(format!("port {key} was given no address")).into());
     };
-    let taken = |mac| view.mac_owner(&key.network, mac).is_some();
+    let taken = |mac| view.mac_owner(&key.network, mac).is_some_and(|(owner, _)| owner != key);
     // If it is taken, the caller says by whom.
     Ok(alloc::derive_mac(address, taken).unwrap_or((Mac::from_ip(address, 0), 0)))
 }
@@ -380,8 +382,10 @@ fn taken(view: &View<'_>, subject: String, owner: &PortKey, hint: String, now_ms
     }
 }
 
-fn free_mac(view: &View<'_>, key: &PortKey, mac: Mac, now_ms: i64) -> Result<(), Refusal> {
-    let Some((owner, at)) = view.mac_owner(&key.network, mac) else { return Ok(()) };
+/// Refuses a MAC that another port has.
+pub(super) fn free_mac(view: &View<'_>, key: &PortKey, mac: Mac, now_ms: i64) -> Result<(), Refusal> {
+    let owner = view.mac_owner(&key.network, mac).filter(|(owner, _)| *owner != key);
+    let Some((owner, at)) = owner else { return Ok(()) };
     let subject = format!("MAC {mac} in network {}", key.network);
     let error = taken(view, subject, owner, "ask for another MAC".to_owned(), now_ms);
     Err(Refusal::seen(error, &RecordKey::Port(owner.clone()), at))

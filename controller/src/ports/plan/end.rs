@@ -5,7 +5,7 @@ use causeway_proto::{PortKey, Revision};
 
 use super::create::{port_as_seen, unchanged};
 use super::place::{existing, unconfirmed};
-use super::{Context, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, vip};
+use super::{Context, Plan, Planned, Refusal, as_seen, claim_path, expires_ms, new_mac, vip};
 use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Network, Port};
 use crate::ports::PortError;
@@ -169,7 +169,9 @@ pub(super) fn free(
         };
         planned.writes.push(Write::Delete(claim_path(vrf, subnet.value.prefix, address)));
     }
-    planned.writes.push(Write::Delete(keys::mac(&key.network, port.mac)));
+    for mac in port.macs() {
+        new_mac::give_up(view, &mut planned, key, mac)?;
+    }
     if !port.select.is_empty() {
         planned.writes.push(Write::Delete(keys::selected(vrf, &key.name)));
     }
@@ -180,13 +182,8 @@ pub(super) fn free(
         planned.moved_ms = Some(moved.value.changed_ms);
         planned.writes.push(Write::Delete(RecordKey::Move(key.clone()).path()));
     }
-    if let Some((binding, _)) = old {
+    if old.is_some() {
         planned.writes.push(Write::Delete(record.path()));
-        // The next port with this MAC goes on counting: the fabric may remember the last sequence number.
-        let known = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(1, |l| l.value);
-        if binding.generation > known {
-            planned.put(RecordKey::Ledger(key.network.clone(), port.mac).path(), &binding.generation)?;
-        }
     }
     Ok(Plan::Write(Box::new(planned)))
 }

@@ -3,14 +3,14 @@
 use causeway_proto::PortKey;
 
 use super::place::{self, existing};
-use super::{Context, Part, Plan, Planned, Refusal, as_seen};
+use super::{Context, Part, Plan, Planned, Refusal, as_seen, new_mac};
 use crate::derive::place::place as enters;
 use crate::history::EventKind;
 use crate::keys::RecordKey;
-use crate::model::{Binding, Move, MovePhase, WorkloadKind};
+use crate::model::{Binding, Move, MovePhase, Port, WorkloadKind};
 use crate::moves::{self, ledger};
 use crate::ports::overlay::View;
-use crate::ports::{MoveOrder, MoveStep, Owner, PortError};
+use crate::ports::{MoveOrder, MoveStep, NewMac, Owner, PortError};
 
 /// Why a port without a place cannot be moved.
 pub(crate) fn bound_nowhere(key: &PortKey, node: &str) -> PortError {
@@ -39,6 +39,11 @@ pub(super) fn start(
 fn put(view: &View<'_>, planned: &mut Planned, moving: Move, now_ms: i64) -> Result<(), PortError> {
     let record = RecordKey::Move(moving.port.clone());
     planned.moved_ms = view.snapshot.moves.get(&moving.port).map(|last| last.value.changed_ms);
+    if moving.phase.is_over()
+        && let Some(port) = planned.effect.port.as_ref().map(|part| part.value.clone())
+    {
+        new_mac::set_spare(view, planned, &port, None)?;
+    }
     // An undone move has rolled back, be it that the port had to come back or that it never left.
     let kind = if moving.phase == MovePhase::Undone { EventKind::RolledBack } else { EventKind::Moving };
     // A switch is told as what it is for the port: it has moved.
@@ -71,7 +76,8 @@ pub(super) fn begin(
     planned.effect.binding = view.binding_part(key);
     let seen_refusal = |error| Refusal::seen(error, &record, Some(seen));
     if let Some(moving) = view.snapshot.moving(key).filter(|r| moves::holds(&r.value, from)) {
-        let same = place::same_place(view, &moving.value.to, &order.to);
+        let same =
+            place::same_place(view, &moving.value.to, &order.to) && same_mac(&moving.value, port, order);
         if same && !matches!(moving.value.phase, MovePhase::Return) {
             return Ok(None);
         }
@@ -113,6 +119,8 @@ pub(super) fn begin(
         let error = PortError::Precondition { subject, reason, owner, hint };
         return Err(Refusal::seen(error, &fence, Some(fenced.revision)));
     }
+    let mac = new_mac::resolve(view, port, &to, order.mac, context.now_ms)?;
+    new_mac::set_spare(view, planned, port, mac)?;
     let last = RecordKey::Move(key.clone());
     planned.compares.push(as_seen(&last, view.snapshot.revision_of(&last)));
     Ok(Some(Move {
@@ -125,12 +133,23 @@ pub(super) fn begin(
         prepare_ms: order.prepare_ms,
         window_ms: order.window_ms,
         max_loss_ms: order.max_loss_ms,
+        macs: mac.map(|new| (port.mac, new)),
         reason: String::new(),
         cost: None,
         before: view.snapshot.moves.get(key).map_or_else(Vec::new, |last| recent(&last.value)),
         changed_ms: 0,
         forced: order.force,
     }))
+}
+
+/// True if the order asks for the MAC that the move gives to the port.
+fn same_mac(moving: &Move, port: &Port, order: &MoveOrder) -> bool {
+    match (order.mac, moving.macs) {
+        (None, macs) => macs.is_none(),
+        (Some(NewMac::Given(mac)), Some((_, new))) => mac == new,
+        (Some(NewMac::Given(mac)), None) => mac == port.mac,
+        (Some(NewMac::Computed), _) => true,
+    }
 }
 
 /// As many changes of place as matter.
@@ -243,8 +262,9 @@ pub(super) fn advance(view: &View<'_>, step: &MoveStep, context: Context<'_>) ->
         let missing = || Refusal::from(PortError::NoNode(place.node.clone()));
         let node = view.snapshot.nodes.get(&place.node).ok_or_else(missing)?;
         planned.shared.push(as_seen(&RecordKey::Node(place.node.clone()), Some(node.revision)));
+        let port = new_mac::exchange(view, &mut planned, port)?;
         let ledger = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(0, |l| l.value);
-        let elsewhere = place::sequence_elsewhere(view.snapshot, port, &node.value, context.heard);
+        let elsewhere = place::sequence_elsewhere(view.snapshot, &port, &node.value, context.heard);
         let generation = ledger::next_generation(now.generation, ledger, elsewhere);
         let forced = match next.forced {
             true => format!("by {}: a move by force", next.by),

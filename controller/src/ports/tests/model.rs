@@ -42,7 +42,9 @@ fn check_indexes(world: &World) {
             let claim = format!("index/address/default/10.0.0.0/28/{address}");
             assert!(want.insert(claim, port.key.to_string()).is_none(), "{address} twice");
         }
-        assert!(want.insert(format!("index/mac/default/web/{}", port.mac), port.key.to_string()).is_none());
+        for mac in port.macs() {
+            assert!(want.insert(format!("index/mac/default/web/{mac}"), port.key.to_string()).is_none());
+        }
     }
     let indexes = world.keys.iter().filter(|(key, _)| key.starts_with("index/"));
     let have: BTreeMap<_, _> =

@@ -69,6 +69,7 @@ impl Raw {
             key: key.clone(),
             addresses: vec![address],
             mac,
+            spare_mac: None,
             mac_collisions: 0,
             labels: Default::default(),
             created_ms: 1_790_000_000_000,
