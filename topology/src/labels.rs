@@ -58,6 +58,8 @@ pub struct NodeLabels {
     pub move_addresses: bool,
     /// `causeway.anycast-vtep`.
     pub anycast_vtep: Option<IpAddr>,
+    /// `causeway.peers`: true for `leaves`.
+    pub peers_with_leaves: bool,
 }
 
 /// The `causeway.*` labels of a link, read.
@@ -139,8 +141,9 @@ fn read_node_label(cx: &mut Context<'_>, name: &str, value: &Text, labels: &mut 
         "causeway.prefixes" => {
             labels.prefixes = parts(value).filter_map(|part| cx.parse_text(name, &part)).collect();
         }
-        "causeway.bridge" => labels.vlan_aware = vlan_aware(cx, name, value),
+        "causeway.bridge" => labels.vlan_aware = is_second(cx, name, value, ["per-network", "vlan-aware"]),
         "causeway.move-addresses" => labels.move_addresses = cx.boolean(name, value).unwrap_or_default(),
+        "causeway.peers" => labels.peers_with_leaves = is_second(cx, name, value, ["links", "leaves"]),
         "causeway.address" => {
             labels.addresses = parts(value).filter_map(|part| address(cx, name, &part)).collect()
         }
@@ -278,12 +281,13 @@ fn unicast(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<Mac> {
     Some(mac)
 }
 
-fn vlan_aware(cx: &mut Context<'_>, name: &str, value: &Text) -> bool {
-    if !matches!(value.text.as_str(), "per-network" | "vlan-aware") {
+/// Whether it is the second of two words, the first of which is the default.
+fn is_second(cx: &mut Context<'_>, name: &str, value: &Text, [first, second]: [&str; 2]) -> bool {
+    if value.text != first && value.text != second {
         let shown = shorten(&value.text);
-        cx.error(value.span, format!("{name} '{shown}' is neither per-network nor vlan-aware"));
+        cx.error(value.span, format!("{name} '{shown}' is neither {first} nor {second}"));
     }
-    value.text == "vlan-aware"
+    value.text == second
 }
 
 fn vni(cx: &mut Context<'_>, name: &str, value: &Text) -> Option<Vni> {

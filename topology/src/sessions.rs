@@ -105,7 +105,63 @@ pub(crate) fn sessions(builder: &mut Builder<'_>) {
             plan.bgp = neighbours;
         }
     }
+    sessions_with_leaves(builder);
     check(builder);
+}
+
+/// A session between a controller that asks for it and every leaf of its AS that it has none with yet.
+fn sessions_with_leaves(builder: &mut Builder<'_>) {
+    let lab = builder.lab;
+    let mut all: Vec<(String, Neighbor)> = Vec::new();
+    for node in lab.nodes_in_order().into_iter().filter(|n| n.causeway.peers_with_leaves) {
+        if node.role != Role::Controller {
+            builder.error(
+                node,
+                format!("causeway.peers is for controllers, and '{}' is a {}", node.name, node.role),
+            );
+            continue;
+        }
+        let Some(own) = builder.nodes.get(&node.name) else { continue };
+        let to_fabric =
+            adjacencies(&builder.nodes, own).into_iter().find(|a| Some(a.remote.ip()) == own.gateway);
+        let Some(link) = to_fabric else { continue };
+        let leaves = builder.nodes.iter().filter(|(name, leaf)| {
+            let known = own.bgp.iter().any(|n| n.node == **name);
+            matches!(leaf.role, Role::Leaf | Role::Border)
+                && leaf.speaks_evpn()
+                && leaf.asn == own.asn
+                && !known
+        });
+        for (name, leaf) in leaves {
+            let Some(loopback) = leaf.loopback else { continue };
+            let session = Neighbor {
+                node: name.clone(),
+                address: loopback,
+                local_address: link.local.ip(),
+                // By way of the first switch.
+                peer_link: link.remote.ip(),
+                interface: link.interface.clone(),
+                remote_as: leaf.asn.unwrap_or(DEFAULT_AS),
+                peering: Peering::Internal,
+                unicast: false,
+                evpn: true,
+            };
+            let back = Neighbor {
+                node: node.name.clone(),
+                address: link.local.ip(),
+                local_address: loopback,
+                peer_link: link.local.ip(),
+                interface: "lo".to_owned(),
+                ..session.clone()
+            };
+            all.extend([(node.name.clone(), session), (name.clone(), back)]);
+        }
+    }
+    for (name, session) in all {
+        if let Some(plan) = builder.nodes.get_mut(&name) {
+            plan.bgp.push(session);
+        }
+    }
 }
 
 fn neighbor(own: &NodePlan, peer: &NodePlan, adjacency: Adjacency) -> Neighbor {

@@ -123,6 +123,54 @@ fn guessed_roles_are_said() -> Result {
 }
 
 #[test]
+fn a_controller_speaks_with_every_leaf_if_it_shall() -> Result {
+    let fabric = |label: &str| {
+        format!(
+            "name: x
+topology:
+  defaults: {{kind: linux}}
+  nodes:
+    s: {{labels: {{causeway.role: spine}}}}
+    l1: {{labels: {{causeway.role: leaf}}}}
+    l2: {{labels: {{causeway.role: leaf}}}}
+    c: {{labels: {{causeway.role: controller{label}}}}}
+  links:
+    - endpoints: [s:eth1, l1:eth1]
+    - endpoints: [s:eth2, l2:eth1]
+    - endpoints: [s:eth3, c:eth1]
+"
+        )
+    };
+    let peers = |plan: &Plan, node: &str| -> Vec<String> {
+        plan.nodes[node]
+            .bgp
+            .iter()
+            .map(|n| format!("{} {} from {}", n.node, n.address, n.local_address))
+            .collect()
+    };
+    let (_, plain) = both(&fabric(""))?;
+    assert_eq!(peers(&plain, "c"), ["s 10.255.0.1 from 10.254.0.5"]);
+    let (lab, plan) = both(&fabric(", causeway.peers: leaves"))?;
+    let leaves = ["l1 10.255.0.2 from 10.254.0.5", "l2 10.255.0.3 from 10.254.0.5"];
+    assert_eq!(peers(&plan, "c"), [&["s 10.255.0.1 from 10.254.0.5"], &leaves[..]].concat());
+    assert_eq!(peers(&plan, "l2"), ["s 10.254.0.2 from 10.254.0.3", "c 10.254.0.5 from 10.255.0.3"]);
+    // Only EVPN, from the loopback, and no reflection of a reflector's routes.
+    let leaf = render::frr(&lab, &plan, "l2").ok_or("no switch")?;
+    let says = |text: &str| leaf.lines().filter(|line| line.trim() == text).count();
+    assert_eq!(says("neighbor 10.254.0.5 update-source 10.255.0.3"), 1);
+    assert_eq!(says("neighbor 10.254.0.5 activate"), 1);
+    assert_eq!(says("neighbor 10.254.0.5 route-reflector-client"), 0);
+    // A leaf that has a link to it has that session already.
+    let linked = fabric(", causeway.peers: leaves") + "    - endpoints: [l1:eth2, c:eth2]\n";
+    assert_eq!(peers(&both(&linked)?.1, "c").len(), 3);
+    let unknown = read(&fabric(", causeway.peers: all")).err().ok_or("accepted")?.to_string();
+    assert!(unknown.contains("neither links nor leaves"), "{unknown}");
+    let misplaced = fabric("").replace("role: leaf}", "role: leaf, causeway.peers: leaves}");
+    assert!(wrong(&misplaced)?.contains("causeway.peers is for controllers"));
+    Ok(())
+}
+
+#[test]
 fn contradictions_are_refused_with_their_place() -> Result {
     let fabric = |nodes: &str, links: &str| {
         format!("name: x\ntopology:\n  defaults: {{kind: linux}}\n  nodes:\n{nodes}  links:\n{links}")

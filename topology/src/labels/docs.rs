@@ -126,6 +126,12 @@ pub const LABELS: &[LabelDoc] = &[
         "How the bridges of a host are built. Default: per-network.",
     ),
     doc(
+        "causeway.peers",
+        "node",
+        "links or leaves",
+        "With whom a controller speaks BGP: with the switches that it has links to, or with every leaf of its AS as well, loopback to loopback. Route reflectors of FRR pass a route on after 50 ms; leaves that have it from the controller itself do not wait for that. Default: links.",
+    ),
+    doc(
         "causeway.move-addresses",
         "node",
         "true or false",

@@ -50,8 +50,8 @@ pub(crate) async fn run(report: &mut Report, options: Options) -> Result<()> {
         let mut notified_all = notified.clone();
         let peer = ("by hand with arp_notify", middle(notified));
         let why = || {
-            "FRR takes 62 ms from a route of the controller to the forwarding entry of another switch, 50 ms of them to wait \
-             for more routes; what is not behind the new switch is silent that long"
+            "on processors that are free it takes some 10 ms from the source's last packet to the switch in the store, and 10 ms \
+             from there to the switches' forwarding entries; what is beyond is waiting for a processor"
                 .to_owned()
         };
         report.versus(&format!("{moves}: p50"), percentile(&mut ours, 0.5), "ms", peer, Aim::Below(50.0));
