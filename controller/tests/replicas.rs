@@ -208,6 +208,30 @@ async fn a_controller_that_is_behind_brings_nothing_back() -> Result<()> {
     Agent::begin(&one.channel, knows).await?.snapshot().await.map(drop)
 }
 
+/// Repeating a release succeeds, also of what was never there: with a revision at which it was not, even if another
+/// controller makes it before the answer is out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_of_nothing_says_when_there_was_nothing() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let store = Arc::new(FileStore::open(directory.path().join("store.redb")).await?);
+    let late = GatedStore::new(store.clone());
+    let one = Lab::start_on(store, 1).await?;
+    let two = Lab::start_on(late.clone(), 2).await?;
+    let at = one.apply(sample()).await?.revision;
+    two.running()?.state().wait_for(causeway_proto::Revision(at)).await?;
+    late.set_slow(true);
+    let mut client = two.ports();
+    let release = v1::ReleasePortRequest { key: Some(key("a")), ..v1::ReleasePortRequest::default() };
+    let released = tokio::spawn(async move { client.release_port(release).await });
+    late.keeps_back().await;
+    let made = one.create("a", None).await?;
+    two.running()?.state().wait_for(causeway_proto::Revision(made.revision)).await?;
+    late.set_slow(false);
+    let released = released.await??.into_inner().revision;
+    assert!(released < made.revision, "released at {released}, made at {}", made.revision);
+    Ok(())
+}
+
 /// Both are asked for the same names at the same time, while one network after the other fills up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_whose_network_is_chosen_by_labels_has_one_port() -> Result<()> {

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use causeway_proto::Name;
 
 use super::{Event, EventKind};
-use crate::keys;
+use crate::keys::{self, RecordKey};
 use crate::model::{Binding, Port};
 use crate::ports::PortError;
 use crate::ports::plan::{Context, Part, Planned, View};
-use crate::store::Write;
+use crate::store::{Compare, Write};
 
 /// Longest text of a cause, in bytes.
 const LONGEST_CAUSE: usize = 256;
@@ -31,7 +31,27 @@ pub(crate) fn tell(view: &View<'_>, planned: &mut Planned, context: Context<'_>)
         ends(planned, &event, port, now_ms)?;
     }
     planned.event = Some(event);
+    if view.port(&key).is_some() {
+        rest_on_binding(view, planned);
+    }
     planned.fill()
+}
+
+/// The event and the answer say where the port lives, also where the request is about something else: that must hold still
+/// when they are written. Another controller may have unbound it, or bound it elsewhere, a moment ago.
+fn rest_on_binding(view: &View<'_>, planned: &mut Planned) {
+    let key = &planned.effect.key;
+    let path = RecordKey::Binding(key.clone()).path();
+    let rests = |compare: &Compare| match compare {
+        Compare::Absent(key) | Compare::Unchanged(key, _) => *key == path,
+        Compare::Present(_) | Compare::NoneBelow(_) => false,
+    };
+    if !planned.compares.iter().any(rests) {
+        planned.compares.push(match view.binding(key) {
+            Some((_, seen)) => Compare::Unchanged(path, seen),
+            None => Compare::Absent(path),
+        });
+    }
 }
 
 /// The record, if this very transaction writes it.

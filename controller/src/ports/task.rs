@@ -74,8 +74,8 @@ enum Done {
     Again(Vec<Job>),
     /// A quarantine was ended for a request that found no free address, or was not.
     Displaced(PortKey, Box<Job>, Box<Option<Answer>>),
-    /// A refusal was found to rest on what the store holds.
-    Refused(Box<Job>, PortError),
+    /// A refusal was found to rest on what the store holds, and did at this revision.
+    Refused(Box<Job>, PortError, Revision),
 }
 
 impl Task {
@@ -247,9 +247,9 @@ impl Task {
                 let planned_at = snapshot.revision;
                 self.work.spawn(async move {
                     match confirm(store.as_ref(), &state, &belief, planned_at).await {
-                        Ok(true) => Done::Refused(Box::new(job), refusal.error),
+                        Ok(true) => Done::Refused(Box::new(job), refusal.error, planned_at),
                         Ok(false) => Done::Again(vec![job.again()]),
-                        Err(error) => Done::Refused(Box::new(job), error.into()),
+                        Err(error) => Done::Refused(Box::new(job), error.into(), planned_at),
                     }
                 });
             }
@@ -334,10 +334,7 @@ impl Task {
             }
             Ok(Done::Again(jobs)) => self.backlog.extend(jobs),
             Ok(Done::Displaced(key, job, answer)) => self.displaced(&key, *job, *answer),
-            Ok(Done::Refused(job, error)) => {
-                let at = self.state.snapshot().revision;
-                job.refuse(error, at);
-            }
+            Ok(Done::Refused(job, error, at)) => job.refuse(error, at),
             // The store panicked; whoever waits learns it by the dropped answer.
             Err(error) => {
                 tracing::error!(%error, "a transaction's task failed");

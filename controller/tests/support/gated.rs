@@ -26,6 +26,8 @@ pub(crate) struct GatedStore {
     inner: Arc<dyn Store>,
     open: watch::Sender<bool>,
     deaf: watch::Sender<bool>,
+    slow: watch::Sender<bool>,
+    kept: watch::Sender<usize>,
     cut: Option<Cut>,
     moves: AtomicUsize,
 }
@@ -41,6 +43,8 @@ impl GatedStore {
             inner,
             open: watch::channel(true).0,
             deaf: watch::channel(false).0,
+            slow: watch::channel(false).0,
+            kept: watch::channel(0).0,
             cut,
             moves: AtomicUsize::new(0),
         })
@@ -53,6 +57,17 @@ impl GatedStore {
     /// Everything can be asked and written, but nothing is heard of changes until it is over.
     pub(crate) fn set_deaf(&self, deaf: bool) {
         self.deaf.send_replace(deaf);
+    }
+
+    /// Answers about single keys are kept back, as they are when asked, until it is over.
+    pub(crate) fn set_slow(&self, slow: bool) {
+        self.slow.send_replace(slow);
+    }
+
+    /// Waits until an answer is kept back.
+    pub(crate) async fn keeps_back(&self) {
+        // The sender is ours: it does not end.
+        let _ = self.kept.subscribe().wait_for(|kept| *kept > 0).await;
     }
 
     /// Waits until it is shut.
@@ -83,7 +98,13 @@ impl Store for GatedStore {
 
     async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
         self.check()?;
-        self.inner.get(key).await
+        let entry = self.inner.get(key).await;
+        if *self.slow.borrow() {
+            self.kept.send_modify(|kept| *kept += 1);
+            let _ = self.slow.subscribe().wait_for(|slow| !slow).await;
+            self.kept.send_modify(|kept| *kept -= 1);
+        }
+        entry
     }
 
     async fn pages(&self, prefix: &str) -> Result<Pages, StoreError> {

@@ -54,6 +54,47 @@ fn a_quarantined_address_is_its_former_owners_alone() {
     assert_eq!(world.create("c").unwrap().port.addresses, [ip(2)]);
 }
 
+/// A controller whose view is a moment old must not tell, nor answer, that a port lives where it does no more.
+#[test]
+fn what_is_told_of_a_port_rests_on_where_it_lives() {
+    let rate = RateLimit { in_kbit: 1_000, out_kbit: 0 };
+    let update = Request::Update { key: key("a"), rate: Some(rate), guard: None, address_check: None };
+    let found = Duplicate {
+        generation: 1,
+        address: ip(2),
+        mac: "02:00:00:00:00:09".parse().unwrap(),
+        interface: "eth0".into(),
+        seen_ms: 1,
+    };
+    let found = Request::Found { key: key("a"), generation: 1, found: Some(found) };
+    let turn_back = Request::TurnBack { key: key("a"), reason: "so".into(), force: false };
+    let to = MoveOrder {
+        to: place(2),
+        mac: None,
+        max_loss_ms: 500,
+        window_ms: 1_000,
+        prepare_ms: 1_000,
+        force: true,
+        by: String::new(),
+    };
+    let migrate = Request::Move(key("a"), to);
+    for stale in
+        [update, found, turn_back, Request::Release { key: key("a"), forget: false }, migrate.clone()]
+    {
+        let mut world = World::with_network();
+        world.run(&Request::Create(CreatePort { bind: Some(place(1)), ..create("a") }), 1).unwrap();
+        if matches!(stale, Request::TurnBack { .. }) {
+            world.run(&migrate, 2).unwrap();
+        }
+        let Plan::Write(planned) = world.plan(&stale, 3).unwrap() else {
+            panic!("{stale:?} changes nothing")
+        };
+        assert!(planned.event.as_ref().is_some_and(|event| event.generation == 1), "{stale:?}");
+        world.run(&Request::Unbind(key("a")), 3).unwrap();
+        assert!(!planned.compares.iter().all(|compare| world.holds(compare)), "{stale:?} would be committed");
+    }
+}
+
 #[test]
 fn a_refusal_rests_on_what_was_seen() {
     let world = World::with_network();
