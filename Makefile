@@ -34,7 +34,7 @@ test-moves: build ## ports that move between hosts and between VMs and container
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test migrate --test migrate_vm -- --nocapture --test-threads 1
 
-test-chaos: build ## everything fails at random for two minutes, on both etcds: CHAOS_SEED repeats a run, CHAOS_SECONDS sets the time
+test-chaos: build ## everything fails at random, with a fixed and a random seed on both etcds, two minutes each: CHAOS_SEED repeats a run, CHAOS_SECONDS sets the time
 	@scripts/peers.sh
 	@scripts/chaos.sh
 

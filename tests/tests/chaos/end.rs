@@ -98,7 +98,7 @@ async fn agrees(fabric: &Fabric<'_>, host: &Host, ports: &[v1::Port]) -> Result<
         return Ok(());
     }
     // Every other workload is known at its place, and nobody else.
-    let vtep_of = |node: &str| fabric.hosts.iter().find(|h| h.name == node).map(|h| h.vtep.clone());
+    let vtep_of = |node: &str| fabric.hosts.iter().find(|h| h.name == node).map(|h| h.vtep.to_string());
     let mut elsewhere = BTreeSet::new();
     for port in ports.iter().filter(|port| port.binding.is_some() && !here(port)) {
         let node = port.binding.as_ref().map_or("", |b| b.node.as_str());

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use causeway_proto::v1;
 use causeway_proto::v1::fabric_service_client::FabricServiceClient;
+use causeway_proto::v1::move_service_client::MoveServiceClient;
 use causeway_tests::controller::{Controller, StoreAt, apply};
 use causeway_tests::etcd::EtcdVersion;
 use causeway_tests::process::{Daemon, program};
@@ -26,13 +27,13 @@ const START: Duration = Duration::from_secs(60);
 const CALL: Duration = Duration::from_secs(8);
 pub(crate) const VNI: u32 = 110;
 /// Fewer addresses than ports: the pool runs dry, and addresses go around.
-const RANGE: &str = "10.8.0.10-10.8.0.20";
+const RANGE: std::ops::RangeInclusive<u8> = 10..=20;
 
 /// A host with its agent.
 pub(crate) struct Host {
     pub(crate) name: String,
     pub(crate) netns: Netns,
-    pub(crate) vtep: String,
+    pub(crate) vtep: Ipv4Addr,
     agent: Option<Daemon>,
     directory: Directory,
 }
@@ -66,6 +67,14 @@ pub(crate) struct Fabric<'c> {
 fn control(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 90, 0, n as u8)
 }
+
+/// Where a host reaches controllers from.
+fn host_control(n: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 90, 0, 100 + n as u8)
+}
+
+/// Where nothing of the fabric is, but all its tunnels can be reached from.
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(10, 90, 2, 254);
 
 /// The end of a wire in the core.
 fn end(kind: char, n: usize) -> String {
@@ -125,8 +134,8 @@ impl<'c> Fabric<'c> {
     async fn host(&self, n: usize) -> Result<Host> {
         let name = format!("h{n}");
         let netns = Netns::new(&name).await?;
-        let vtep = format!("10.90.2.{n}");
-        self.wire(&netns, "ctl", &end('a', n), &format!("10.90.0.{}/24", 100 + n)).await?;
+        let vtep = Ipv4Addr::new(10, 90, 2, n as u8);
+        self.wire(&netns, "ctl", &end('a', n), &format!("{}/24", host_control(n))).await?;
         self.wire(&netns, "wire", &end('w', n), &format!("{vtep}/24")).await?;
         for table in ["iptables", "ip6tables", "arptables"] {
             // Without the kernel module there is nothing to turn off.
@@ -189,24 +198,61 @@ impl<'c> Fabric<'c> {
 
     /// Something fails.
     pub(crate) async fn fail(&mut self, failure: Failure) -> Result<()> {
+        let lost = |to: Ipv4Addr| format!("route add blackhole {to}/32");
         match failure {
             Failure::ControllerDies(n) => self.controllers[n].0.kill(),
             Failure::AgentDies(n) => self.hosts[n].agent.take().context("it is dead already")?.kill(),
             Failure::HostIsCut(n) => self.core.ip(&[&format!("link set {} down", end('a', n + 1))]).await,
+            Failure::HostIsMute(n, c) => self.hosts[n].netns.ip(&[&lost(control(c + 1))]).await,
+            Failure::HostIsDeaf(n, c) => self.controllers[c].1.ip(&[&lost(host_control(n + 1))]).await,
+            Failure::HostIsFenced(n) => {
+                self.core.ip(&[&format!("link set {} down", end('a', n + 1))]).await?;
+                self.fence(n, true).await
+            }
             Failure::ControllerIsCut(n) => {
                 self.core.ip(&[&format!("link set {} down", end('s', n + 1))]).await
             }
+            Failure::StoreDies => self.etcd.kill(),
+            Failure::StoreHangs => self.etcd.pause(),
         }
     }
 
     /// It is well again.
     pub(crate) async fn heal(&mut self, failure: Failure) -> Result<()> {
+        let lost = |to: Ipv4Addr| format!("route del blackhole {to}/32");
         match failure {
             Failure::ControllerDies(n) => self.controllers[n].0.restart().await,
             Failure::AgentDies(n) => self.hosts[n].start_agent(),
             Failure::HostIsCut(n) => self.core.ip(&[&format!("link set {} up", end('a', n + 1))]).await,
+            Failure::HostIsMute(n, c) => self.hosts[n].netns.ip(&[&lost(control(c + 1))]).await,
+            Failure::HostIsDeaf(n, c) => self.controllers[c].1.ip(&[&lost(host_control(n + 1))]).await,
+            Failure::HostIsFenced(n) => {
+                self.core.ip(&[&format!("link set {} up", end('a', n + 1))]).await?;
+                self.fence(n, false).await
+            }
             Failure::ControllerIsCut(n) => self.core.ip(&[&format!("link set {} up", end('s', n + 1))]).await,
+            Failure::StoreDies => self.etcd.restart().await,
+            Failure::StoreHangs => self.etcd.resume(),
         }
+    }
+
+    /// Keeps a host out, or lets it in; asks until a controller has done it.
+    async fn fence(&self, host: usize, out: bool) -> Result<()> {
+        let node = self.hosts[host].name.clone();
+        let mut asked = 0;
+        wait_for(&format!("fence of {node} is {out}"), START, async || {
+            asked += 1;
+            let mut moves = MoveServiceClient::new(self.channel(asked % CONTROLLERS)?);
+            let node = node.clone();
+            if out {
+                let request = v1::FenceNodeRequest { node, reason: "nobody hears from it".into() };
+                moves.fence_node(request).await?;
+            } else {
+                moves.unfence_node(v1::UnfenceNodeRequest { node }).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// What all daemons have written that a human would have to look at.
@@ -218,6 +264,11 @@ impl<'c> Fabric<'c> {
         })
         .collect()
     }
+}
+
+/// All addresses that ports can have.
+pub(crate) fn addresses() -> Vec<Ipv4Addr> {
+    RANGE.map(|last| Ipv4Addr::new(10, 8, 0, last)).collect()
 }
 
 fn records() -> Vec<v1::resource::Spec> {
@@ -232,7 +283,7 @@ fn records() -> Vec<v1::resource::Spec> {
     let subnet = v1::Subnet {
         network: "web".into(),
         prefix: "10.8.0.0/24".into(),
-        ranges: vec![RANGE.into()],
+        ranges: vec![format!("10.8.0.{}-10.8.0.{}", RANGE.start(), RANGE.end())],
         ..v1::Subnet::default()
     };
     let node = |n| v1::Node {

@@ -1,8 +1,11 @@
 //! What was seen of a run, and what must hold of it. Pure: the same history gives the same complaints.
 //!
-//! Three witnesses that know nothing of each other: the controllers' own history (every transaction), the clients (what
-//! they were told was done), and the hosts' kernels (which port was up where, with which MAC). The MAC stands for the
-//! address: it is derived from it, so an address that goes to another port takes its MAC along.
+//! Four witnesses that know nothing of each other: the controllers' own history (every transaction), the clients (what
+//! they were told was done), the hosts' kernels (which port was up where, with which MAC), and the wire (who answered for
+//! which address). The MAC stands for the address: it is derived from it, so an address that goes to another port takes its
+//! MAC along.
+
+mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,6 +30,30 @@ pub(crate) struct Presence {
     pub(crate) to: Option<Between>,
 }
 
+/// An answer for an address that a host put into its tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) node: String,
+    /// Which of the requests to this host it answers.
+    pub(crate) request: u32,
+    pub(crate) address: String,
+    pub(crate) mac: String,
+    /// When the request was sent.
+    pub(crate) asked: At,
+    /// When the answer was seen.
+    pub(crate) heard: At,
+}
+
+/// A host that was cut off and kept out: what is up there meanwhile nobody else hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) node: String,
+    /// Before it was cut off.
+    pub(crate) from: At,
+    /// Before it was joined again.
+    pub(crate) to: At,
+}
+
 /// A call that was answered with success.
 #[derive(Debug, Clone)]
 pub(crate) struct Ack {
@@ -41,6 +68,8 @@ pub(crate) struct Ack {
 pub(crate) enum Done {
     /// This is the port now; with the node that it had to be bound to.
     Port(Box<Port>, Option<String>),
+    /// This is the port now, with this rate limit, in kbit/s.
+    Limited(Box<Port>, u64),
     /// It lives nowhere.
     Unbound(Box<Port>),
     /// It is released at this revision, and its addresses are given up.
@@ -56,6 +85,8 @@ pub(crate) struct History {
     pub(crate) told: Vec<Event>,
     pub(crate) acks: Vec<Ack>,
     pub(crate) seen: Vec<Presence>,
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) fences: Vec<Fence>,
     /// The ports at the end.
     pub(crate) last: Vec<Port>,
 }
@@ -81,8 +112,30 @@ pub(crate) fn complaints(history: &History) -> Vec<String> {
         }
     }
     all.extend(at_the_end(&history.last, &courses));
-    all.extend(at_two_places(&history.seen));
+    all.extend(limits_at_the_end(history));
+    all.extend(place::complaints(history));
     all
+}
+
+impl History {
+    /// What was seen by then. The rest is over by then in any case.
+    pub(crate) fn until(&self, then: At) -> History {
+        let seen = self
+            .seen
+            .iter()
+            .filter(|presence| presence.from.1 <= then)
+            .map(|presence| Presence { to: presence.to.filter(|to| to.1 <= then), ..presence.clone() });
+        let answers = self.answers.iter().filter(|answer| answer.heard <= then);
+        History { seen: seen.collect(), answers: answers.cloned().collect(), ..self.clone() }
+    }
+}
+
+/// An event in a line, for whoever looks for a complaint's cause.
+pub(crate) fn line(event: &Event) -> String {
+    let name = event.port.as_ref().map_or("", |key| key.name.as_str());
+    let Event { revision, time_ms, node, generation, cause, .. } = event;
+    let (kind, addresses) = (event.kind().as_str_name(), event.addresses.join(" "));
+    format!("{revision} {time_ms} {name} {kind} {addresses} at '{node}' generation {generation}: {cause}")
 }
 
 /// Each port's course: revision and what it was from there on; `None`: gone.
@@ -164,6 +217,10 @@ fn present(ack: &Ack, courses: &Courses, told: &[Event]) -> Result<(), String> {
                 _ => Ok(()),
             }
         }
+        Done::Limited(port, kbit) => {
+            same(port, at(courses, &ack.port, port.revision).ok_or("it is not there")?)?;
+            if limit(port) == *kbit { Ok(()) } else { Err(format!("its limit is {} kbit/s", limit(port))) }
+        }
         Done::Unbound(port) => {
             let told = at(courses, &ack.port, port.revision).ok_or("it is not there")?;
             same(port, told)?;
@@ -199,6 +256,33 @@ fn same(port: &Port, told: &Told) -> Result<(), String> {
     Ok(())
 }
 
+/// A port's limit on what it receives.
+fn limit(port: &Port) -> u64 {
+    port.rate.as_ref().map_or(0, |rate| rate.in_kbit)
+}
+
+/// Limits that were the last thing changed about a port's configuration are still there.
+fn limits_at_the_end(history: &History) -> Vec<String> {
+    let mut all = Vec::new();
+    for ack in &history.acks {
+        let Done::Limited(told, kbit) = &ack.done else { continue };
+        // Another change, a new beginning or the end of the port: what was not acknowledged may be done, too.
+        let changes = |event: &&Event| {
+            event.revision > told.revision
+                && event.port.as_ref().is_some_and(|key| key.name == ack.port)
+                && matches!(event.kind(), EventKind::Updated | EventKind::TakenBack | EventKind::Freed)
+        };
+        if history.told.iter().any(|event| changes(&event)) {
+            continue;
+        }
+        let last = history.last.iter().find(|port| port.key.as_ref().is_some_and(|key| key.name == ack.port));
+        if let Some(port) = last.filter(|port| limit(port) != *kbit) {
+            all.push(format!("{} was acknowledged, but at the end it has {} kbit/s", ack.call, limit(port)));
+        }
+    }
+    all
+}
+
 /// The ports that are there are those that events tell of: nothing is lost, and nothing came by itself.
 fn at_the_end(last: &[Port], courses: &Courses) -> Vec<String> {
     let mut all = Vec::new();
@@ -229,37 +313,6 @@ fn at_the_end(last: &[Port], courses: &Courses) -> Vec<String> {
         }
     }
     all.extend(there.into_iter().map(|(name, port)| format!("no event tells of port {name}: {port:?}")));
-    all
-}
-
-/// The same MAC up at two places at a time, beyond the doubt of when exactly each was seen.
-fn at_two_places(seen: &[Presence]) -> Vec<String> {
-    let mut of_mac: BTreeMap<&str, Vec<&Presence>> = BTreeMap::new();
-    for presence in seen {
-        of_mac.entry(presence.mac.as_str()).or_default().push(presence);
-    }
-    let mut all = Vec::new();
-    for (mac, places) in of_mac {
-        for (n, one) in places.iter().enumerate() {
-            for other in &places[n + 1..] {
-                let elsewhere = (&one.node, &one.device) != (&other.node, &other.device);
-                let begin = one.from.1.max(other.from.1);
-                let end = |p: &Presence| p.to.map_or(At::MAX, |to| to.0);
-                let end = end(one).min(end(other));
-                if elsewhere && begin < end {
-                    let ms = end.saturating_sub(begin).as_millis();
-                    let where_is = |p: &Presence| format!("{} ({})", p.node, p.device);
-                    all.push(format!(
-                        "{mac} was at {} and at {} from {} ms on, for {}",
-                        where_is(one),
-                        where_is(other),
-                        begin.as_millis(),
-                        if end == At::MAX { "ever".to_owned() } else { format!("{ms} ms at least") },
-                    ));
-                }
-            }
-        }
-    }
     all
 }
 

@@ -109,7 +109,9 @@ impl Client {
             Call::Update(mbit) => {
                 let rate = Some(v1::RateLimit { in_kbit: mbit * 1000, out_kbit: 0 });
                 let request = v1::UpdatePortRequest { key, rate, ..v1::UpdatePortRequest::default() };
-                port(ports.update_port(request).await?.into_inner().port, None)
+                let told = ports.update_port(request).await?.into_inner().port;
+                let told = told.ok_or_else(|| Status::internal("the answer has no port"))?;
+                Ok(Done::Limited(Box::new(told), mbit * 1000))
             }
             Call::Release(forget) => {
                 let request = v1::ReleasePortRequest { key, forget, ..v1::ReleasePortRequest::default() };

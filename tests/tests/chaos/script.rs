@@ -42,8 +42,18 @@ pub(crate) enum Failure {
     AgentDies(usize),
     /// A host reaches no controller.
     HostIsCut(usize),
+    /// What a host sends to one controller is lost, but not what that one sends.
+    HostIsMute(usize, usize),
+    /// What one controller sends to a host is lost, but not what the host sends.
+    HostIsDeaf(usize, usize),
+    /// A host reaches no controller, and is fenced so that its ports may live elsewhere meanwhile.
+    HostIsFenced(usize),
     /// A controller does not reach the store.
     ControllerIsCut(usize),
+    /// `kill -9` of the store, which is started again afterwards.
+    StoreDies,
+    /// The store answers nobody (SIGSTOP).
+    StoreHangs,
 }
 
 /// A client's next call: when, of which port, and which controller is asked first.
@@ -81,80 +91,135 @@ fn lane(rng: &mut StdRng, length: u64) -> Vec<Order> {
         if at >= length {
             return orders;
         }
-        let host = rng.random_range(0..HOSTS);
-        let call = match rng.random_range(0..20) {
-            0..5 => Call::Create(rng.random_bool(0.8).then_some(host)),
-            5..8 => Call::Bind(host),
-            8..10 => Call::Unbind,
-            10..15 => Call::Migrate(host),
-            15 => Call::Rollback,
-            16 => Call::Update(rng.random_range(1..100)),
-            _ => Call::Release(rng.random_bool(0.6)),
+        let (host, port) = (rng.random_range(0..HOSTS), rng.random_range(0..PORTS));
+        let calls = match rng.random_range(0..20) {
+            0..4 => vec![(port, Call::Create(rng.random_bool(0.8).then_some(host)))],
+            4..6 => vec![(port, Call::Bind(host))],
+            6 => vec![(port, Call::Unbind)],
+            7..11 => vec![(port, Call::Migrate(host))],
+            11 => vec![(port, Call::Rollback)],
+            12 => vec![(port, Call::Update(rng.random_range(1..100)))],
+            13..15 => vec![(port, Call::Release(rng.random_bool(0.6)))],
+            // One thing on the heels of another: a move by hand, and an address that goes to the next one who asks.
+            15..18 => vec![(port, Call::Unbind), (port, Call::Bind(host))],
+            _ => vec![
+                (port, Call::Release(true)),
+                ((port + rng.random_range(1..PORTS)) % PORTS, Call::Create(Some(host))),
+            ],
         };
-        orders.push(Order {
-            at: Duration::from_millis(at),
-            port: rng.random_range(0..PORTS),
-            asks: rng.random_range(0..CONTROLLERS),
-            call,
-        });
+        for (port, call) in calls {
+            let asks = rng.random_range(0..CONTROLLERS);
+            orders.push(Order { at: Duration::from_millis(at), port, asks, call });
+        }
     }
 }
 
-/// All are over when the run is. One controller at least is left alone at any time.
+/// Kinds of failures, as often as they come around.
+fn deck(rng: &mut StdRng) -> Vec<fn(usize, usize) -> Failure> {
+    let mut deck: Vec<fn(usize, usize) -> Failure> = vec![
+        |_, controller| Failure::ControllerDies(controller),
+        |_, controller| Failure::ControllerDies(controller),
+        |host, _| Failure::AgentDies(host),
+        |host, _| Failure::AgentDies(host),
+        |host, _| Failure::AgentDies(host),
+        |host, _| Failure::HostIsCut(host),
+        |host, _| Failure::HostIsCut(host),
+        Failure::HostIsMute,
+        Failure::HostIsDeaf,
+        |host, _| Failure::HostIsFenced(host),
+        |_, controller| Failure::ControllerIsCut(controller),
+        |_, controller| Failure::ControllerIsCut(controller),
+        |_, _| Failure::StoreDies,
+        |_, _| Failure::StoreHangs,
+    ];
+    deck.shuffle(rng);
+    deck
+}
+
+/// All are over when the run is. One controller at least is left alone at any time, but for the store's own failures.
 fn failures(rng: &mut StdRng, length: u64) -> Vec<(Duration, Duration, Failure)> {
     let mut all: Vec<(Duration, Duration, Failure)> = Vec::new();
-    let mut at = 1_000;
+    let (mut at, mut cards) = (1_000, Vec::new());
     loop {
         at += rng.random_range(FAILURES);
-        let (kind, host) = (rng.random_range(0..10), rng.random_range(0..HOSTS));
-        let controller = rng.random_range(0..CONTROLLERS);
-        let failure = match kind {
-            0..2 => Failure::ControllerDies(controller),
-            2..5 => Failure::AgentDies(host),
-            5..8 => Failure::HostIsCut(host),
-            _ => Failure::ControllerIsCut(controller),
-        };
-        // Some are over before anybody notices, some last longer than leases and keepalives.
-        let lasts = if rng.random_bool(0.3) { 8_000..16_000 } else { 200..4_000 };
-        let end = at + rng.random_range(lasts);
         if at >= length {
             return all;
         }
-        let (begin, end) = (Duration::from_millis(at), Duration::from_millis(end.min(length)));
-        let under_way = |wanted: fn(&Failure) -> Option<usize>| -> Vec<usize> {
-            let now = all.iter().filter(|(_, until, _)| *until >= begin);
-            now.filter_map(|(_, _, failure)| wanted(failure)).collect()
-        };
-        let busy = match failure {
-            Failure::ControllerDies(n) | Failure::ControllerIsCut(n) => {
-                let others = under_way(controller_of);
-                others.contains(&n) || others.len() + 1 >= CONTROLLERS
-            }
-            Failure::AgentDies(n) | Failure::HostIsCut(n) => under_way(host_of).contains(&n),
-        };
-        if !busy {
-            all.push((begin, end, failure));
+        if cards.is_empty() {
+            cards = deck(rng);
+        }
+        // Some are over before anybody notices, some last longer than leases and keepalives.
+        let lasts = if rng.random_bool(0.3) { 8_000..16_000 } else { 200..4_000 };
+        let lasts = rng.random_range(lasts);
+        let begin = Duration::from_millis(at);
+        let now: Vec<Failure> =
+            all.iter().filter(|(_, until, _)| *until >= begin).map(|(_, _, failure)| *failure).collect();
+        let first = (rng.random_range(0..HOSTS), rng.random_range(0..CONTROLLERS));
+        // The first card that fits what is under way, at the first host and controller that it fits.
+        let found = cards.iter().enumerate().find_map(|(card, make)| {
+            let mut places = (0..HOSTS).flat_map(|h| (0..CONTROLLERS).map(move |c| (h, c)));
+            places.find_map(|(host, controller)| {
+                let failure = make((first.0 + host) % HOSTS, (first.1 + controller) % CONTROLLERS);
+                let fits = at + least(failure) <= length && goes_with(failure, &now);
+                fits.then_some((card, failure))
+            })
+        });
+        if let Some((card, failure)) = found {
+            cards.remove(card);
+            let end = (at + lasts.max(least(failure))).min(length);
+            all.push((begin, Duration::from_millis(end), failure));
         }
     }
 }
 
+/// How long something lasts at least, in milliseconds. What an agent heard of just before it is fenced, it has done by then.
+fn least(failure: Failure) -> u64 {
+    if matches!(failure, Failure::HostIsFenced(_)) { 2_000 } else { 0 }
+}
+
+/// True if it can fail while these do.
+fn goes_with(failure: Failure, now: &[Failure]) -> bool {
+    let host = host_of(&failure);
+    let same_host = host.is_some() && now.iter().any(|other| host_of(other) == host);
+    let hit: Vec<usize> = now.iter().filter_map(controller_of).collect();
+    let controllers =
+        controller_of(&failure).is_none_or(|n| !hit.contains(&n) && hit.len() + 1 < CONTROLLERS);
+    // A fence has to be written.
+    let needs_store = matches!(failure, Failure::HostIsFenced(_));
+    let writes = now.iter().any(|other| matches!(other, Failure::HostIsFenced(_)));
+    let store = match is_of_store(&failure) {
+        true => !writes && !now.iter().any(is_of_store),
+        false => !needs_store || !now.iter().any(is_of_store),
+    };
+    !same_host && controllers && store
+}
+
+fn is_of_store(failure: &Failure) -> bool {
+    matches!(failure, Failure::StoreDies | Failure::StoreHangs)
+}
+
+/// The controller that serves nobody meanwhile.
 fn controller_of(failure: &Failure) -> Option<usize> {
     match failure {
         Failure::ControllerDies(n) | Failure::ControllerIsCut(n) => Some(*n),
-        Failure::AgentDies(_) | Failure::HostIsCut(_) => None,
+        _ => None,
     }
 }
 
 fn host_of(failure: &Failure) -> Option<usize> {
     match failure {
-        Failure::AgentDies(n) | Failure::HostIsCut(n) => Some(*n),
-        Failure::ControllerDies(_) | Failure::ControllerIsCut(_) => None,
+        Failure::AgentDies(n)
+        | Failure::HostIsCut(n)
+        | Failure::HostIsFenced(n)
+        | Failure::HostIsMute(n, _)
+        | Failure::HostIsDeaf(n, _) => Some(*n),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeSet, HashSet};
 
     use super::*;
 
@@ -174,16 +239,22 @@ mod tests {
             let calls = script.lanes.iter().flatten().map(|order| std::mem::discriminant(&order.call));
             assert_eq!(calls.collect::<HashSet<_>>().len(), 7);
             let kinds = script.failures.iter().map(|(_, _, failure)| std::mem::discriminant(failure));
-            assert_eq!(kinds.collect::<HashSet<_>>().len(), 4);
-            for (begin, end, _) in &script.failures {
+            assert_eq!(kinds.collect::<HashSet<_>>().len(), 9, "seed {seed}");
+            for (n, (begin, end, failure)) in script.failures.iter().enumerate() {
                 assert!(begin < end && *end <= length);
-                let at_once = script.failures.iter().filter(|(from, to, _)| from <= begin && begin < to);
-                let hit: BTreeSet<usize> =
-                    at_once.filter_map(|(_, _, failure)| controller_of(failure)).collect();
-                assert!(hit.len() < CONTROLLERS, "seed {seed}: {hit:?}");
+                let before = script.failures[..n].iter().filter(|(_, to, _)| begin <= to);
+                let at_once: Vec<&Failure> = before.map(|(_, _, failure)| failure).chain([failure]).collect();
+                let hit: BTreeSet<usize> = at_once.iter().filter_map(|f| controller_of(f)).collect();
+                assert!(hit.len() < CONTROLLERS, "seed {seed}: {at_once:?}");
+                let hosts: Vec<usize> = at_once.iter().filter_map(|f| host_of(f)).collect();
+                assert_eq!(
+                    hosts.iter().collect::<HashSet<_>>().len(),
+                    hosts.len(),
+                    "seed {seed}: {at_once:?}"
+                );
+                let fenced = at_once.iter().any(|f| matches!(f, Failure::HostIsFenced(_)));
+                assert!(!fenced || !at_once.iter().any(|f| is_of_store(f)), "seed {seed}: {at_once:?}");
             }
         }
     }
-
-    use std::collections::HashSet;
 }

@@ -1,24 +1,26 @@
 //! What hosts' kernels say of the ports on them: one thread hears the netlink sockets of all of them.
 //!
 //! The kernel puts a message into a socket when something happens; when it is read is another matter. What was not there
-//! at one look and is at the next happened in between, and that is all that is claimed.
+//! at one look and is at the next happened in between, and that is all that is claimed. The same thread asks the wire
+//! (`wire`), since it knows the devices.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use causeway_tests::Netns;
+use anyhow::{Context, Result, bail, ensure};
+use causeway_tests::{Netns, wait_for};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
     sockopt::RcvBufForce,
 };
 
-use crate::history::{At, Between, Presence};
+use crate::history::{Answer, At, Between, Presence};
+use crate::wire::Asker;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(1);
@@ -187,7 +189,17 @@ fn presence(
 #[derive(Debug)]
 pub(crate) struct Sight {
     end: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Vec<Presence>>>,
+    rounds: Arc<AtomicU64>,
+    thread: JoinHandle<Result<Seen>>,
+}
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// By the kernels.
+    pub(crate) ports: Vec<Presence>,
+    /// On the wire.
+    pub(crate) answers: Vec<Answer>,
 }
 
 fn listen(netns: &Netns) -> Result<OwnedFd> {
@@ -201,30 +213,47 @@ fn listen(netns: &Netns) -> Result<OwnedFd> {
 }
 
 impl Sight {
-    /// Listens in these namespaces, by the names of their hosts; times count from `begin`.
+    /// Listens in these namespaces, by the names of their hosts, and lets `asker` ask; times count from `begin`.
     pub(crate) fn start<'n>(
         hosts: impl IntoIterator<Item = (&'n str, &'n Netns)>,
+        asker: Option<Asker>,
         begin: Instant,
     ) -> Result<Sight> {
         let mut sockets = BTreeMap::new();
         for (name, netns) in hosts {
             sockets.insert(name.to_owned(), listen(netns)?);
         }
-        let end = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&end);
-        let thread = std::thread::spawn(move || look(&sockets, begin, &ended));
-        Ok(Sight { end, thread })
+        let (end, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ended, round) = (Arc::clone(&end), Arc::clone(&rounds));
+        let thread = std::thread::spawn(move || look(&sockets, asker, begin, &ended, &round));
+        Ok(Sight { end, rounds, thread })
+    }
+
+    /// Waits until everything was asked for so many times more.
+    pub(crate) async fn more_rounds(&self, more: u64) -> Result<()> {
+        let until = self.rounds.load(Ordering::SeqCst) + more;
+        wait_for("the wire is asked again", Duration::from_secs(60), async || {
+            ensure!(self.rounds.load(Ordering::SeqCst) >= until, "not yet");
+            Ok(())
+        })
+        .await
     }
 
     /// What was seen.
-    pub(crate) fn finish(self) -> Result<Vec<Presence>> {
+    pub(crate) fn finish(self) -> Result<Seen> {
         self.end.store(true, Ordering::SeqCst);
         self.thread.join().map_err(|_| anyhow::anyhow!("the thread that hears the kernel panicked"))?
     }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a thread of its own, which does nothing else")]
-fn look(sockets: &BTreeMap<String, OwnedFd>, begin: Instant, end: &AtomicBool) -> Result<Vec<Presence>> {
+fn look(
+    sockets: &BTreeMap<String, OwnedFd>,
+    mut asker: Option<Asker>,
+    begin: Instant,
+    end: &AtomicBool,
+    rounds: &AtomicU64,
+) -> Result<Seen> {
     let mut buffer = vec![0; 64 * 1024];
     let mut hosts: Vec<Host> =
         sockets.keys().map(|name| Host { name: name.clone(), ..Host::default() }).collect();
@@ -238,7 +267,12 @@ fn look(sockets: &BTreeMap<String, OwnedFd>, begin: Instant, end: &AtomicBool) -
                 match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                     Ok(length) => {
                         let when = Between(*empty, begin.elapsed());
-                        parse(&buffer[..length]).into_iter().for_each(|heard| host.hear(heard, when));
+                        for heard in parse(&buffer[..length]) {
+                            if let (Some(asker), Heard::Link { index, name, .. }) = (&mut asker, &heard) {
+                                asker.device(&host.name, *index, name);
+                            }
+                            host.hear(heard, when);
+                        }
                     }
                     Err(Errno::EAGAIN) => {
                         *empty = asked;
@@ -249,8 +283,14 @@ fn look(sockets: &BTreeMap<String, OwnedFd>, begin: Instant, end: &AtomicBool) -
                 }
             }
         }
+        if let Some(asker) = &mut asker
+            && asker.turn(begin)?
+        {
+            rounds.fetch_add(1, Ordering::SeqCst);
+        }
         if last {
-            return Ok(hosts.into_iter().flat_map(Host::all).collect());
+            let ports = hosts.into_iter().flat_map(Host::all).collect();
+            return Ok(Seen { ports, answers: asker.map(|asker| asker.answers).unwrap_or_default() });
         }
         std::thread::sleep(LOOK);
     }
@@ -296,7 +336,7 @@ mod tests {
     #[tokio::test]
     async fn the_kernel_is_understood() -> Result<()> {
         let netns = Netns::new("sight").await?;
-        let sight = Sight::start([("h", &netns)], Instant::now())?;
+        let sight = Sight::start([("h", &netns)], None, Instant::now())?;
         let lines = [
             "link add br0 type bridge",
             "link add cwp1 type veth peer name in1",
@@ -308,7 +348,7 @@ mod tests {
             .run(&["bridge", "fdb", "replace", "02:00:00:00:00:05", "dev", "cwp1", "master", "static"])
             .await?;
         netns.ip(&["link set cwp1 down", "link set cwp1 up"]).await?;
-        let seen = sight.finish()?;
+        let seen = sight.finish()?.ports;
         let ours: Vec<_> = seen.iter().filter(|p| p.mac == "02:00:00:00:00:05").collect();
         anyhow::ensure!(ours.len() == 2 && ours.iter().all(|p| p.device == "cwp1"), "{seen:#?}");
         anyhow::ensure!(ours[0].to.is_some() && ours[1].to.is_none(), "{seen:#?}");

@@ -88,7 +88,7 @@ fn good() -> History {
     ];
     let last =
         vec![port("b", 2, "h2", 1, 11, PortState::Bound), port("c", 1, "h1", 4, 12, PortState::Programmed)];
-    History { told, acks, seen, last }
+    History { told, acks, seen, last, ..History::default() }
 }
 
 #[test]
@@ -152,6 +152,38 @@ fn an_acknowledged_call_without_effect_is_found() {
         |h| h.acks[0].done = Done::Port(Box::new(port("a", 7, "h1", 1, 1, PortState::Bound)), None),
         "it has [\"10.0.0.1\"]",
     );
+}
+
+#[test]
+fn a_limit_that_is_not_kept_is_found() {
+    let limited = |kbit: u64| {
+        let rate = Some(causeway_proto::v1::RateLimit { in_kbit: kbit, out_kbit: 0 });
+        Port { rate, ..port("b", 2, "h2", 1, 13, PortState::Bound) }
+    };
+    let update = |h: &mut History| {
+        h.told.push(event(13, EventKind::Updated, "b", 2, "h2", 1));
+        h.acks.push(ack("b", Done::Limited(Box::new(limited(7)), 7)));
+        h.last[0] = limited(7);
+    };
+    let mut history = good();
+    update(&mut history);
+    assert_eq!(complaints(&history), Vec::<String>::new());
+    let spoil = |spoil: fn(&mut History), words| {
+        spoiled(
+            |h| {
+                update(h);
+                spoil(h);
+            },
+            words,
+        );
+    };
+    spoil(|h| h.last[0].rate = None, "at the end it has 0 kbit/s");
+    spoil(|h| h.acks[6].done = Done::Limited(Box::new(h.last[0].clone()), 8), "its limit is 7 kbit/s");
+    // Who changed it afterwards may not have been told so.
+    update(&mut history);
+    history.told.push(event(14, EventKind::Updated, "b", 2, "h2", 1));
+    history.last[0].rate = None;
+    assert_eq!(complaints(&history), Vec::<String>::new());
 }
 
 #[test]
