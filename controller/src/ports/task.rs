@@ -2,19 +2,21 @@
 //! looks again at what lost a race.
 
 mod batch;
+mod confirm;
+mod displace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_proto::{NetworkKey, PortKey, PortName, Prefix, Revision};
+use causeway_proto::{PortKey, Revision};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::overlay::{Flight, Overlay, View};
-use super::plan::{self, Belief, Context, Plan, Refusal};
+use super::plan::{self, Context, Plan, Refusal};
 use super::{Answer, HearingOf, Job, PortError, Request};
 use crate::alloc;
 use crate::clock::Clock;
@@ -25,6 +27,7 @@ use crate::state::State;
 use crate::steps::Steps;
 use crate::store::{Store, StoreError, TxnOutcome};
 use batch::{Batch, Item};
+use confirm::{again, catch_up, confirm};
 
 /// Requests that wait before further ones wait outside.
 pub(super) const QUEUE: usize = 4_096;
@@ -257,75 +260,6 @@ impl Task {
         }
     }
 
-    /// The port that has been quarantined for longest with an address that may be chosen from these pools.
-    fn oldest(&self, error: &PortError, snapshot: &Snapshot) -> Option<PortKey> {
-        error.pools().into_iter().find_map(|(network, subnets)| self.oldest_of(network, subnets, snapshot))
-    }
-
-    fn oldest_of(&self, network: &NetworkKey, subnets: &[Prefix], snapshot: &Snapshot) -> Option<PortKey> {
-        let view = View { snapshot, overlay: &self.overlay };
-        let heard = Imports::default();
-        let context =
-            Context { now_ms: self.clock.now_ms(), seed: None, heard: &heard, hearing: &*self.hearing };
-        let of_use = |key: &PortKey| {
-            if plan::held_by_node(&view, key, context).is_some() {
-                return None;
-            }
-            let port = snapshot.ports.get(key)?;
-            let mut pools =
-                subnets.iter().filter_map(|prefix| snapshot.taken.get(&(network.vrf.clone(), *prefix)));
-            let has = |first: u128, last: u128, prefix: bool| {
-                let here = port.value.addresses.iter().filter(|a| a.is_ipv4() == prefix);
-                here.map(|a| alloc::number(*a)).any(|n| (first..=last).contains(&n))
-            };
-            let ipv4 = subnets.first().is_some_and(|prefix| prefix.is_ipv4());
-            pools
-                .any(|pool| pool.choosable().iter().any(|(first, last)| has(*first, *last, ipv4)))
-                .then_some(())
-        };
-        let first = PortKey { network: network.clone(), name: PortName::lowest() };
-        let quarantined = snapshot.quarantined.range((network.clone(), i64::MIN, first)..);
-        let mut keys = quarantined.take_while(|(of, ..)| of == network).map(|(_, _, key)| key);
-        keys.find(|key| !self.displacing.contains(*key) && of_use(key).is_some()).cloned()
-    }
-
-    fn displaces(&self, error: &PortError, snapshot: &Snapshot) -> bool {
-        self.oldest(error, snapshot).is_some()
-    }
-
-    /// Ends the oldest quarantine early, in a transaction of its own, and looks again.
-    fn displace(&mut self, job: Job, error: PortError, snapshot: &Snapshot) {
-        let Some(key) = self.oldest(&error, snapshot) else { return job.refuse(error, snapshot.revision) };
-        let network = snapshot.networks.get(&key.network).map(|record| &record.value);
-        let ends = snapshot.ports.get(&key).and_then(|port| plan::quarantine_ends_ms(&port.value, network));
-        let left = ends.map_or(0, |end| end.saturating_sub(self.clock.now_ms()).max(0) / 1000);
-        let cause = format!(
-            "the pool ran dry, for port {}: {left} s before the end of its quarantine",
-            job.request.key()
-        );
-        let (answer, done) = oneshot::channel();
-        let request = Request::Free { key: key.clone(), quarantined: true, cause };
-        self.displacing.insert(key.clone());
-        let (by, since) = (Arc::clone(&job.by), Instant::now());
-        self.backlog.push_front(Job { request, by, asked: job.asked, since, tries: 0, answer });
-        self.work.spawn(async move { Done::Displaced(key, Box::new(job), Box::new(done.await.ok())) });
-    }
-
-    fn displaced(&mut self, key: &PortKey, job: Job, answer: Option<Answer>) {
-        self.displacing.remove(key);
-        match answer {
-            Some(Err(PortError::Store(error))) => job.reply(Err(PortError::Store(error))),
-            Some(Ok(_)) => {
-                self.cut_short.inc();
-                tracing::warn!(port = %key, "a quarantine ended early: the pool ran dry");
-                self.backlog.push_back(job);
-            }
-            // Taken back meanwhile, or lost races: there may be another.
-            Some(Err(_)) => self.backlog.push_back(job),
-            None => job.reply(Err(PortError::Stopping)),
-        }
-    }
-
     fn finish(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
             Ok(Done::Flight(batch, outcome)) => {
@@ -456,62 +390,6 @@ impl Job {
             )
         );
         self.reply(if done { Ok((None, at)) } else { Err(error) });
-    }
-}
-
-/// True if the store holds what a refusal rests on; false once the snapshot shows something newer.
-async fn confirm(
-    store: &dyn Store,
-    state: &State,
-    belief: &Belief,
-    planned_at: Revision,
-) -> Result<bool, StoreError> {
-    let path = &belief.path;
-    let now = store.get(path).await?.map(|entry| entry.revision);
-    if now == belief.seen {
-        return Ok(true);
-    }
-    let shown = match now {
-        Some(at) => state.wait_for(at),
-        // Gone, at a revision that is not known.
-        None => return Ok(shows_absence(state, path, planned_at).await),
-    };
-    // Without an answer the next look asks the store again.
-    let _ = tokio::time::timeout(CATCH_UP, shown).await;
-    Ok(false)
-}
-
-/// Waits until the snapshot has gone on from `planned_at`; always false, for it may be any change.
-async fn shows_absence(state: &State, path: &str, planned_at: Revision) -> bool {
-    let waited = tokio::time::timeout(CATCH_UP, state.wait_after(planned_at)).await;
-    if waited.is_err() {
-        tracing::debug!(path, "the snapshot does not show yet that a record is gone");
-    }
-    false
-}
-
-/// Waits until the snapshot shows the values that these keys have in the store.
-async fn catch_up(store: &dyn Store, state: &State, paths: &[String]) {
-    let mut newest = Revision::default();
-    for path in paths {
-        if let Ok(Some(entry)) = store.get(path).await {
-            newest = newest.max(entry.revision);
-        }
-    }
-    // Without an answer the next try fails in the same way.
-    let _ = tokio::time::timeout(CATCH_UP, state.wait_for(newest)).await;
-}
-
-/// The same error for each request of a transaction.
-fn again(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable { store, reason } => {
-            StoreError::Unavailable { store: store.clone(), reason: reason.clone() }
-        }
-        StoreError::Internal { store, reason } => {
-            StoreError::Internal { store: store.clone(), reason: reason.clone() }
-        }
-        other => StoreError::Internal { store: String::new(), reason: other.to_string() },
     }
 }
 
