@@ -87,6 +87,7 @@ fn word(problem: v1::IpamProblem) -> &'static str {
         v1::IpamProblem::OutsideSubnet => "outside-subnet",
         v1::IpamProblem::QuarantineOverdue => "quarantine-overdue",
         v1::IpamProblem::StrayBinding => "stray-binding",
+        v1::IpamProblem::VipHolder => "vip-holder",
         v1::IpamProblem::Leaked => "leaked",
         v1::IpamProblem::Unreadable => "unreadable",
     }

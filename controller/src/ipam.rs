@@ -43,6 +43,8 @@ pub enum Problem {
     Overdue,
     /// A binding or move of nothing, or to nowhere.
     StrayBinding,
+    /// A VIP and the ports that answer for it do not say the same.
+    VipHolder,
     /// A port whose agent does not find its workload.
     Leaked,
     /// A value that cannot be read.

@@ -69,6 +69,7 @@ fn finding_message(finding: Finding, repaired: bool) -> v1::IpamFinding {
         Problem::OutsideSubnet => v1::IpamProblem::OutsideSubnet,
         Problem::Overdue => v1::IpamProblem::QuarantineOverdue,
         Problem::StrayBinding => v1::IpamProblem::StrayBinding,
+        Problem::VipHolder => v1::IpamProblem::VipHolder,
         Problem::Leaked => v1::IpamProblem::Leaked,
         Problem::Unreadable => v1::IpamProblem::Unreadable,
     };

@@ -2,6 +2,7 @@
 
 mod bindings;
 mod claims;
+mod vips;
 
 use causeway_proto::PortKey;
 use serde::Serialize;
@@ -25,6 +26,7 @@ pub fn check(books: &Books, now_ms: i64) -> Vec<Finding> {
     let mut found = Vec::new();
     claims::check(books, now_ms, &mut found);
     bindings::check(&books.snapshot, now_ms, &mut found);
+    vips::check(&books.snapshot, now_ms, &mut found);
     for port in books.snapshot.ports.values() {
         outside(&books.snapshot, port, &mut found);
         overdue(&books.snapshot, port, now_ms, &mut found);
@@ -101,6 +103,14 @@ fn overdue(snapshot: &Snapshot, port: &Record<Port>, now_ms: i64, found: &mut Ve
 /// The compare that a port is as it was read.
 fn seen(port: &Record<Port>) -> Compare {
     Compare::Unchanged(RecordKey::Port(port.value.key.clone()).path(), port.revision)
+}
+
+/// The compare that a record is as it was read, or was not there.
+fn as_read(snapshot: &Snapshot, record: &RecordKey) -> Compare {
+    match snapshot.revision_of(record) {
+        Some(at) => Compare::Unchanged(record.path(), at),
+        None => Compare::Absent(record.path()),
+    }
 }
 
 /// The event of a repair.

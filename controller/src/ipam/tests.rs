@@ -1,3 +1,5 @@
+mod vips;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

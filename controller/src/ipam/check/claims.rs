@@ -7,7 +7,7 @@ use causeway_proto::PortKey;
 
 use super::super::thing::Thing;
 use super::super::{Act, Books, Claim, Finding, Problem, Repair};
-use super::{event, put, seen, told_of_port};
+use super::{as_read, event, put, seen, told_of_port};
 use crate::history::{self, Event, EventKind};
 use crate::keys::RecordKey;
 use crate::model::Port;
@@ -95,13 +95,9 @@ fn ownerless(snapshot: &Snapshot, thing: &Thing, claim: &Claim, why: &str) -> Fi
     let named = match &claim.owner {
         None => "nobody that can be read".to_owned(),
         Some(owner) => {
-            let record = RecordKey::Port(owner.clone());
-            let known = snapshot.revision_of(&record);
-            evidence.push(match known {
-                Some(at) => Compare::Unchanged(record.path(), at),
-                None => Compare::Absent(record.path()),
-            });
-            format!("port {owner}{}", if known.is_none() { ", which does not exist" } else { "" })
+            evidence.push(as_read(snapshot, &RecordKey::Port(owner.clone())));
+            let known = snapshot.ports.contains_key(owner);
+            format!("port {owner}{}", if known { "" } else { ", which does not exist" })
         }
     };
     let text = format!("is claimed for {named}; {why}");
@@ -208,12 +204,8 @@ fn remove(
     }
     let records = [RecordKey::Binding(key.clone()), RecordKey::Move(key.clone())];
     for record in records {
-        let at = snapshot.revision_of(&record);
-        evidence.push(match at {
-            Some(at) => Compare::Unchanged(record.path(), at),
-            None => Compare::Absent(record.path()),
-        });
-        writes.extend(at.map(|_| Write::Delete(record.path())));
+        evidence.push(as_read(snapshot, &record));
+        writes.extend(snapshot.revision_of(&record).map(|_| Write::Delete(record.path())));
     }
     if claim.is_none() {
         evidence.push(Compare::Absent(shared.clone()));
