@@ -20,12 +20,15 @@ pub mod ledger;
 pub(crate) mod restored;
 pub(crate) mod task;
 
-use crate::model::{Binding, Move, MoveCost, MovePhase};
+use crate::model::{Binding, Move, MoveCost, MovePhase, WorkloadKind};
 
 /// How long a source may take to stop before the port stays where it is, in milliseconds: it answers nothing meanwhile.
 pub const STOP_MS: i64 = 2_000;
 /// How long a target may take to forward before the port goes back, in milliseconds.
 pub const VERIFY_MS: i64 = 5_000;
+
+/// How long an agent may take to find another controller when its own is gone, in milliseconds: it is not lost before.
+pub const LOST_MS: i64 = 5_000;
 
 /// True if the move is of this very binding: if not, somebody unbound the port or bound it anew, and the move is void.
 pub fn holds(moving: &Move, binding: &Binding) -> bool {
@@ -44,6 +47,8 @@ pub fn holds(moving: &Move, binding: &Binding) -> bool {
 pub struct Side {
     /// Its agent is connected to a controller.
     pub connected: bool,
+    /// It has not been for longer than agents take to find the next controller when theirs is gone.
+    pub lost: bool,
     /// It is kept out of the fabric: whatever runs there reaches nobody.
     pub fenced: bool,
     /// What it says of the port since this phase began.
@@ -124,13 +129,16 @@ pub fn step(moving: &Move, facts: &Facts) -> Step {
         MovePhase::Prepare => match (&facts.to.said, source_is_known) {
             _ if facts.to.fenced => go(MovePhase::Undone, format!("node {to} is fenced")),
             (Said::Failed(why), _) => go(MovePhase::Undone, format!("node {to}: {why}")),
-            (_, false) => {
+            (_, false) if facts.from.lost => {
                 go(MovePhase::Undone, format!("nobody hears from the agent of node {from} any more"))
             }
             (Said::Done, true) if facts.to.connected && facts.watched => go(MovePhase::Stop, String::new()),
             _ if elapsed >= moving.prepare_ms => {
-                let why =
-                    if facts.to.connected { "has not prepared the port" } else { "has no agent connected" };
+                let why = match (facts.to.connected, moving.to.kind) {
+                    (true, _) => "has not prepared the port",
+                    (false, WorkloadKind::BareMetal) => "hangs on a switch whose agent is not connected",
+                    (false, _) => "has no agent connected",
+                };
                 go(MovePhase::Undone, format!("node {to} {why}, for {} s", moving.prepare_ms / 1000))
             }
             _ => until(moving.prepare_ms),
@@ -156,8 +164,11 @@ pub fn step(moving: &Move, facts: &Facts) -> Step {
             (_, Some(cost)) => {
                 let lossy = cost.loss_ms() > moving.max_loss_ms;
                 let why = format!("{} ms were lost, {} ms are allowed", cost.loss_ms(), moving.max_loss_ms);
-                let (phase, why) =
-                    if lossy { (MovePhase::Return, why) } else { (MovePhase::Hold, String::new()) };
+                let (phase, why) = if lossy {
+                    (MovePhase::Return, why)
+                } else {
+                    (MovePhase::Hold, answered_twice(moving, cost))
+                };
                 let next = enter(moving, phase, facts.now_ms, why);
                 Step::Write(Box::new(Move { cost: Some(cost.clone()), ..next }))
             }
@@ -174,6 +185,9 @@ pub fn step(moving: &Move, facts: &Facts) -> Step {
             match facts.from.connected && !facts.from.fenced {
                 // Where nobody programs it, it would be nowhere.
                 false if facts.to.connected && !facts.to.fenced => {
+                    if !facts.from.lost && !facts.from.fenced {
+                        return Step::Wait(None);
+                    }
                     let why = format!("{}; it stays: node {from} has no agent connected", moving.reason);
                     go(MovePhase::Done, why)
                 }
@@ -184,6 +198,18 @@ pub fn step(moving: &Move, facts: &Facts) -> Step {
             }
         }
         MovePhase::Done | MovePhase::Undone => Step::Wait(None),
+    }
+}
+
+/// That two answered after the switch, in words; empty if none was seen to.
+fn answered_twice(moving: &Move, cost: &MoveCost) -> String {
+    let twice: u32 = cost.probes.iter().map(|probe| probe.duplicates).fold(0, u32::saturating_add);
+    match (twice, moving.from.kind) {
+        (0, _) => String::new(),
+        (_, WorkloadKind::BareMetal) => {
+            format!("{twice} probes were answered twice: silence the machine at {}", moving.from.node)
+        }
+        _ => format!("{twice} probes were answered twice: look who answers besides node {}", moving.to.node),
     }
 }
 

@@ -338,6 +338,7 @@ fn assemble(
         agents: agents.clone(),
         heard: fabric.imports(),
         clock: clock.clone(),
+        begun_ms: crate::ports::now_ms(),
     };
     tasks.spawn(mover.clone().run(cancel.clone()));
     let election = Election::start(Arc::clone(&store), GC_ELECTION, &config.name, cancel.clone());

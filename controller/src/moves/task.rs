@@ -14,13 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Facts, Said, Side, Step, holds, step};
+use super::{Facts, LOST_MS, Said, Side, Step, holds, step};
 use crate::agents::{Agents, PortProgress};
 use crate::clock::{Ages, Clock};
 use crate::derive::imports::Imports;
+use crate::derive::place::vteps;
 use crate::history::By;
-use crate::model::{Binding, Move, MovePhase, WorkloadKind};
-use crate::ports::{MoveStep, Owner, PortError, Ports};
+use crate::model::{Binding, Move, MovePhase, NodeMode, WorkloadKind};
+use crate::ports::{MoveStep, Owner, PortError, Ports, now_ms};
 use crate::snapshot::{Record, Snapshot};
 use crate::state::State;
 use measure::Measures;
@@ -42,6 +43,8 @@ pub(crate) struct Mover {
     pub(crate) agents: Agents,
     pub(crate) heard: watch::Receiver<Imports>,
     pub(crate) clock: Clock,
+    /// Since when agents can find this controller, in Unix milliseconds of the machine's clock.
+    pub(crate) begun_ms: i64,
 }
 
 /// A step that was taken.
@@ -129,7 +132,10 @@ impl Mover {
             now_ms: self.clock.now_ms(),
             holds: binding.is_some_and(|binding| holds(moving, &binding.value)),
             from: self.side(snapshot, &moving.from, at),
-            to: self.side(snapshot, &moving.to, at),
+            to: match moving.to.kind {
+                WorkloadKind::BareMetal => self.wire(snapshot, moving, at),
+                _ => self.side(snapshot, &moving.to, at),
+            },
             watched: true,
             cost: None,
         }
@@ -164,18 +170,38 @@ impl Mover {
         let fenced = snapshot.fences.contains_key(&place.node);
         if !snapshot.nodes.contains_key(&place.node) {
             let gone = Said::Failed("the node was deleted".to_owned());
-            return Side { connected: false, fenced, said: gone };
+            return Side { connected: false, lost: true, fenced, said: gone };
         }
-        // A machine of its own has no agent that could say anything.
+        // A machine of its own has no agent that could say anything, and nobody can stop it.
         if place.kind == WorkloadKind::BareMetal {
-            return Side { connected: true, fenced, said: Said::Done };
+            return Side { connected: true, lost: false, fenced, said: Said::Done };
         }
         let said = match self.agents.progress(&place.node, &place.port, place.generation, at) {
             PortProgress::Waiting => Said::Nothing,
             PortProgress::Programmed => Said::Done,
             PortProgress::Failed(why) => Said::Failed(why),
         };
-        Side { connected: self.agents.hearing(&place.node).connected, fenced, said }
+        let hearing = self.agents.hearing(&place.node);
+        // Nobody has seen it go: it may be on its way here since we began.
+        let since = hearing.silent_ms.unwrap_or(self.begun_ms).max(self.begun_ms);
+        let lost = !hearing.connected && now_ms().saturating_sub(since) >= LOST_MS;
+        Side { connected: hearing.connected, lost, fenced, said }
+    }
+
+    /// A target that is a machine of its own: what is programmed for it is done by the agents of its switches, where these
+    /// have any. On its way back nothing is waited for: it is silenced by hand, and no agent knows whether it is.
+    fn wire(&self, snapshot: &Snapshot, moving: &Move, at: Revision) -> Side {
+        let mut side = self.side(snapshot, &moving.to, at);
+        let node = snapshot.nodes.get(&moving.to.node).filter(|_| moving.phase != MovePhase::Return);
+        let switches = node.iter().flat_map(|node| vteps(snapshot, &node.value));
+        for switch in switches.filter(|switch| switch.mode == NodeMode::TorAgent) {
+            let hearing = self.agents.hearing(&switch.name);
+            side.connected &= hearing.connected;
+            if hearing.applied < at && side.said == Said::Done {
+                side.said = Said::Nothing;
+            }
+        }
+        side
     }
 }
 

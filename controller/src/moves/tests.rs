@@ -32,7 +32,7 @@ fn at(phase: MovePhase) -> Move {
 }
 
 fn facts(now_ms: i64) -> Facts {
-    let side = Side { connected: true, fenced: false, said: Said::Nothing };
+    let side = Side { connected: true, lost: false, fenced: false, said: Said::Nothing };
     Facts { now_ms, holds: true, from: side.clone(), to: side, watched: true, cost: None }
 }
 
@@ -74,10 +74,11 @@ fn a_move_goes_its_way() {
 fn what_goes_wrong_leaves_the_port_where_it_was_or_takes_it_back() {
     use MovePhase::{Done, Prepare, Return, Stop, Undone, Verify};
     type Change = fn(&mut Facts);
-    let table: [(MovePhase, Change, Option<MovePhase>, &str); 14] = [
+    let table: [(MovePhase, Change, Option<MovePhase>, &str); 17] = [
         (Prepare, |f| f.now_ms = 11_000, Some(Undone), "has not prepared"),
         (Prepare, |f| f.to.said = Said::Failed("no netns".into()), Some(Undone), "no netns"),
-        (Prepare, |f| f.from.connected = false, Some(Undone), "nobody hears"),
+        (Prepare, |f| f.from.connected = false, None, ""),
+        (Prepare, |f| (f.from.connected, f.from.lost) = (false, true), Some(Undone), "nobody hears"),
         (Prepare, |f| f.to.fenced = true, Some(Undone), "fenced"),
         (Prepare, |f| f.holds = false, Some(Undone), "unbound"),
         (Stop, |f| f.now_ms = 3_000, Some(Undone), "did not stop"),
@@ -96,7 +97,9 @@ fn what_goes_wrong_leaves_the_port_where_it_was_or_takes_it_back() {
         ),
         (Verify, |f| f.holds = false, Some(Done), "unbound"),
         (Return, |f| f.to.connected = false, None, ""),
-        (Return, |f| f.from.connected = false, Some(Done), "it stays"),
+        (Return, |f| f.from.connected = false, None, ""),
+        (Return, |f| (f.from.connected, f.from.lost) = (false, true), Some(Done), "it stays"),
+        (Return, |f| f.from.fenced = true, Some(Done), "it stays"),
     ];
     for (phase, change, expected, reason) in table {
         let mut f = facts(1_100);
@@ -121,6 +124,8 @@ fn a_source_that_is_silent_is_left_only_by_a_fence_or_by_force() {
     let mut f = facts(1_100);
     f.to.said = Said::Done;
     f.from.connected = false;
+    assert_eq!(led(step(&begun(), &f)).0, None, "it may be on its way to another controller");
+    f.from.lost = true;
     assert_eq!(led(step(&begun(), &f)).0, Some(MovePhase::Undone));
     let forced = |moving: Move| Move { forced: true, ..moving };
     assert_eq!(led(step(&forced(begun()), &f)).0, Some(MovePhase::Stop));
@@ -129,7 +134,7 @@ fn a_source_that_is_silent_is_left_only_by_a_fence_or_by_force() {
     assert_eq!(led(step(&begun(), &f)).0, Some(MovePhase::Stop));
     assert_eq!(led(step(&at(MovePhase::Stop), &f)).1, "target");
     // By force is no reason not to wait for one that is there.
-    f.from = Side { connected: true, fenced: false, said: Said::Nothing };
+    f.from = Side { connected: true, lost: false, fenced: false, said: Said::Nothing };
     assert_eq!(led(step(&forced(at(MovePhase::Stop)), &f)).0, None);
 }
 
@@ -155,6 +160,7 @@ struct Model {
 #[derive(Debug, Clone)]
 struct NodeModel {
     connected: bool,
+    lost: bool,
     fenced: bool,
     answers: bool,
     /// It has carried out the newest state.
@@ -163,7 +169,8 @@ struct NodeModel {
 
 impl Model {
     fn new() -> Model {
-        let node = |answers| NodeModel { connected: true, fenced: false, answers, is_current: false };
+        let node =
+            |answers| NodeModel { connected: true, lost: false, fenced: false, answers, is_current: false };
         let moving = begun();
         Model { binding: moving.from.clone(), moving, nodes: [node(true), node(false)], now_ms: 1_000 }
     }
@@ -178,7 +185,9 @@ impl Model {
     fn side(&self, side: usize) -> Side {
         let node = &self.nodes[side];
         let said = if node.connected && node.is_current { Said::Done } else { Said::Nothing };
-        Side { connected: node.connected, fenced: node.fenced, said }
+        // One that is away may come back, or not.
+        let lost = !node.connected && node.lost;
+        Side { connected: node.connected, lost, fenced: node.fenced, said }
     }
 
     fn facts(&self, cost: Option<u32>) -> Facts {
@@ -226,8 +235,10 @@ impl Model {
             Event::Carry(_) => {}
             Event::Connect(side, connected) => {
                 self.nodes[side].connected = connected;
+                self.nodes[side].lost = false;
                 self.nodes[side].is_current = false;
             }
+            Event::Lose(side) => self.nodes[side].lost = true,
             Event::Fence(side) => self.nodes[side].fenced = true,
             // The store refuses it for a move that is over or void.
             Event::Back if self.moving.phase.is_over() || !holds(&self.moving, &self.binding) => {}
@@ -249,6 +260,7 @@ enum Event {
     DieDeciding,
     Carry(usize),
     Connect(usize, bool),
+    Lose(usize),
     Fence(usize),
     Back,
     Wait(i64),
@@ -261,6 +273,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::DieDeciding),
         6 => (0..2_usize).prop_map(Event::Carry),
         2 => (0..2_usize, any::<bool>()).prop_map(|(side, up)| Event::Connect(side, up)),
+        1 => (0..2_usize).prop_map(Event::Lose),
         1 => (0..2_usize).prop_map(Event::Fence),
         1 => Just(Event::Back),
         2 => (0..12_000_i64).prop_map(Event::Wait),

@@ -22,6 +22,8 @@ pub(crate) enum Habit {
     DieOn(PortStage),
     /// It does nothing and says nothing, until its habit changes.
     IgnoreOn(PortStage),
+    /// The same as it is told of a MAC behind one of its interfaces: it is a switch.
+    DieOnMac,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +62,14 @@ impl Plane {
         let active = |ports: &Ports| ports.get(&id).is_some_and(|(stage, _)| *stage == PortStage::Active);
         let nodes = state.nodes.iter().filter(|(node, ports)| !state.out.contains(*node) && active(ports));
         nodes.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// A machine of its own with a port's addresses, behind a node, answers or is silent: somebody sees to that by hand.
+    pub(crate) fn machine(&self, node: &str, port: &str, answers: bool) {
+        self.change(node, |held| {
+            let stage = if answers { PortStage::Active } else { PortStage::Held };
+            held.insert(format!("default/web/{port}"), (stage, 0));
+        });
     }
 
     /// Nobody hears this node any more, whatever it does.
@@ -127,15 +137,20 @@ impl Life {
     async fn session(&mut self, channel: &Channel) -> bool {
         let Ok(mut agent) = Agent::connect(channel, &self.node, "robot").await else { return false };
         while let Ok(Some(message)) = agent.stream.message().await {
-            let (revision, all, ports, gone) = match message.message {
-                Some(Message::Snapshot(state)) => (state.revision, true, state.ports, Vec::new()),
-                Some(Message::Delta(delta)) => (delta.revision, false, delta.ports, delta.deleted_ports),
+            let (revision, all, ports, gone, macs) = match message.message {
+                Some(Message::Snapshot(state)) => {
+                    (state.revision, true, state.ports, Vec::new(), state.locals)
+                }
+                Some(Message::Delta(delta)) => {
+                    (delta.revision, false, delta.ports, delta.deleted_ports, delta.locals)
+                }
                 _ => continue,
             };
             let habit = *self.habit.borrow_and_update();
             let told_of = |stage| ports.iter().any(|port| port.stage() == stage);
             match habit {
                 Habit::DieOn(stage) if told_of(stage) => return true,
+                Habit::DieOnMac if !macs.is_empty() => return true,
                 Habit::IgnoreOn(stage) if told_of(stage) => {
                     let _ = self.habit.changed().await;
                 }

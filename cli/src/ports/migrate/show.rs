@@ -180,8 +180,11 @@ pub(super) fn report(moving: &v1::Move, out: Output) -> Result<(), Failure> {
             (format!("{} ms", probe.longest_gap_ms), tone),
         ]);
     }
+    let by_hand = moving.to.as_ref().is_some_and(|to| to.kind() == v1::WorkloadKind::BareMetal);
     if cost.unseen {
         out.line("the controllers that saw the switch are gone: what was lost nobody knows")?;
+    } else if cost.probes.is_empty() && by_hand {
+        out.line("no other node with a workload of the network could probe: what was lost nobody knows")?;
     } else if cost.probes.is_empty() {
         out.line(
             "no other node with a workload of the network could probe; the gap is what the agents said",
@@ -189,10 +192,13 @@ pub(super) fn report(moving: &v1::Move, out: Output) -> Result<(), Failure> {
     } else {
         out.table(&table)?;
     }
-    out.line(&format!(
-        "silent for at most {} ms, from the order to stop to the target's report",
-        cost.gap_ms
-    ))?;
+    // A machine of its own reports nothing.
+    if !by_hand {
+        out.line(&format!(
+            "silent for at most {} ms, from the order to stop to the target's report",
+            cost.gap_ms
+        ))?;
+    }
     for seen in &cost.convergence {
         out.line(&format!("{} followed after {} ms", printable(&seen.node), seen.after_ms))?;
     }

@@ -12,7 +12,7 @@ use super::{App, follow, node_name, number};
 use crate::api::port_message::{binding_message, key_message};
 use crate::api::status::Refusal;
 use crate::history::By;
-use crate::model::Binding;
+use crate::model::{Binding, WorkloadKind};
 use crate::ports::plan::unfit;
 use crate::snapshot::Snapshot;
 
@@ -98,6 +98,12 @@ impl Drain {
         to: Option<&Name>,
         load: &BTreeMap<Name, usize>,
     ) -> Result<Name, String> {
+        if binding.kind == WorkloadKind::BareMetal {
+            return Err(format!(
+                "it is a machine on a wire of this node, which nobody else can move: causeway port migrate {} --to …",
+                binding.port
+            ));
+        }
         if binding.netns.starts_with("pid:") {
             return Err("its namespace is named by a process of this node: move it by itself".to_owned());
         }

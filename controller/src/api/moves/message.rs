@@ -6,6 +6,7 @@ use causeway_proto::v1;
 
 use crate::api::App;
 use crate::api::port_message::{binding_message, key_message};
+use crate::derive::place::vteps;
 use crate::model::{Binding, Move, MoveCost, MovePhase, NodeMode, WorkloadKind};
 use crate::moves;
 use crate::snapshot::{Record, Snapshot};
@@ -126,30 +127,49 @@ fn steps(moving: &Move) -> Vec<String> {
     let (old, new) = (from.generation.saturating_sub(1), to.generation.saturating_sub(1));
     let seconds = |ms: i64| ms / 1000;
     let mac = moving.macs.map_or_else(String::new, |(old, new)| format!("MAC {old} → {new}, "));
-    let mut steps = vec![
-        format!(
-            "prepare {}: everything programmed, down, not announced; within {} s",
-            place(to),
-            seconds(moving.prepare_ms)
+    let by_hand = |binding: &Binding| binding.kind == WorkloadKind::BareMetal;
+    let announce = match by_hand(to) {
+        true => format!("you: let the machine at {} answer now, with a gratuitous ARP first", to.node),
+        false => format!(
+            "gratuitous ARP and neighbour advertisements from {} at 0, 50, 200, 1100 and 3000 ms",
+            to.node
         ),
-        format!("stop {}: its link goes down, all else stays", place(from)),
+    };
+    let silence =
+        if by_hand(to) { format!(", after you silenced the machine at {}", to.node) } else { String::new() };
+    vec![
+        match to.kind {
+            WorkloadKind::BareMetal => {
+                format!(
+                    "you: have the machine at {} ready with the port's MAC and addresses, silent",
+                    place(to)
+                )
+            }
+            _ => format!(
+                "prepare {}: everything programmed, down, not announced; within {} s",
+                place(to),
+                seconds(moving.prepare_ms)
+            ),
+        },
+        match from.kind {
+            WorkloadKind::BareMetal => {
+                format!("you: silence the machine at {}, which nobody else can", from.node)
+            }
+            _ => format!("stop {}: its link goes down, all else stays", place(from)),
+        },
         format!(
             "switch, in one transaction: node {}, {mac}mobility sequence {old} → {new}; routes, FDB entries and neighbours \
-             follow, gratuitous ARP and neighbour advertisements from {} at 0, 50, 200, 1100 and 3000 ms",
-            to.node, to.node
+             follow; {announce}",
+            to.node
         ),
         format!("verify: more than {} ms lost, and it goes back", moving.max_loss_ms),
         format!(
-            "hold {} for {} s: causeway port rollback {}",
+            "hold {} for {} s: causeway port rollback {}{silence}",
             from.node,
             seconds(moving.window_ms),
             moving.port
         ),
-    ];
-    if from.kind == WorkloadKind::BareMetal {
-        steps.insert(1, format!("you: silence the machine at {}, which nobody else can", from.node));
-    }
-    steps
+    ]
 }
 
 fn warnings(snapshot: &Snapshot, moving: &Move) -> Vec<String> {
@@ -157,6 +177,23 @@ fn warnings(snapshot: &Snapshot, moving: &Move) -> Vec<String> {
     if moving.from.kind == WorkloadKind::BareMetal {
         warnings
             .push("a bare-metal machine is not ours to stop: silence it before, or both answer".to_owned());
+    }
+    if moving.to.kind == WorkloadKind::BareMetal {
+        warnings.push(
+            "a bare-metal machine reports nothing: what the move costs only probes from other nodes show, and on the way \
+             back nobody waits for its silence"
+                .to_owned(),
+        );
+    }
+    let switches = [&moving.from, &moving.to].into_iter().flat_map(|binding| {
+        let node = snapshot.nodes.get(&binding.node).filter(|_| binding.kind == WorkloadKind::BareMetal);
+        node.into_iter().flat_map(|node| vteps(snapshot, &node.value))
+    });
+    for switch in switches.filter(|switch| switch.mode == NodeMode::TorStatic) {
+        let name = &switch.name;
+        warnings.push(format!(
+            "nobody programs {name}: load its state after the switch: causeway node config {name}"
+        ));
     }
     if moving.from.kind != moving.to.kind {
         let stay = if moving.macs.is_none() { "addresses and MAC stay" } else { "addresses stay" };

@@ -7,7 +7,7 @@ use causeway_proto::{Name, PortKey, v1};
 
 use crate::agents::{Agents, Probe};
 use crate::derive::is_present;
-use crate::model::{Move, MovePhase, MoveProbe, NodeMode};
+use crate::model::{Move, MovePhase, MoveProbe, NodeMode, Port, WorkloadKind};
 use crate::snapshot::{Record, Snapshot};
 
 /// Between two probes of an address, in milliseconds.
@@ -16,6 +16,8 @@ const INTERVAL_MS: u32 = 10;
 const REPORT_MS: u32 = 20;
 /// Nodes that probe one port.
 const WATCHERS: usize = 2;
+/// Addresses of one port that each of them probes.
+const PROBED: usize = 8;
 /// How long a first answer is waited for before the source stops, in milliseconds.
 const FIRST_MS: i64 = 700;
 /// How long is looked after the target forwards, in milliseconds: what is not answered counts as lost after a second.
@@ -68,7 +70,9 @@ impl Watchers {
     pub(super) fn begin(&mut self, agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) -> bool {
         let watch =
             self.of.entry(moving.port.clone()).or_insert_with(|| order(agents, snapshot, moving, now_ms));
-        if watch.probes.is_empty() && !watch.others_may {
+        // A machine that is silent already, as it should be, gives no first answer.
+        let silent = moving.from.kind == WorkloadKind::BareMetal;
+        if silent || (watch.probes.is_empty() && !watch.others_may) {
             return true;
         }
         let settled = |probe: &Probe| {
@@ -138,6 +142,16 @@ fn summary(node: &Name, address: std::net::IpAddr, result: &v1::ProbeResult) -> 
     }
 }
 
+/// The addresses of a port that are looked at: all, those that it holds for others too; of very many the first of each family.
+fn probed(port: &Port) -> Vec<std::net::IpAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = port.answers().partition(std::net::IpAddr::is_ipv4);
+    let room = PROBED.saturating_sub(v6.len().min(PROBED / 2));
+    let mut probed: Vec<_> = v4.into_iter().take(room).collect();
+    let left = PROBED.saturating_sub(probed.len());
+    probed.extend(v6.into_iter().take(left));
+    probed
+}
+
 fn order(agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) -> Watch {
     let mut watch = Watch {
         begun_ms: moving.steps.first().map_or(0, |step| step.1),
@@ -163,8 +177,7 @@ fn order(agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) -> Wa
     let (here, elsewhere): (Vec<_>, Vec<_>) = present.partition(|node| agents.has_session(&node.name));
     watch.others_may = here.is_empty() && !elsewhere.is_empty();
     for node in here.into_iter().take(WATCHERS) {
-        for v4 in [true, false] {
-            let Some(address) = port.value.addresses.iter().find(|ip| ip.is_ipv4() == v4) else { continue };
+        for address in probed(&port.value) {
             let order = v1::ProbeOrder {
                 vni: network.value.vni.get(),
                 address: address.to_string(),
@@ -175,10 +188,31 @@ fn order(agents: &Agents, snapshot: &Snapshot, moving: &Move, now_ms: i64) -> Wa
                 ..v1::ProbeOrder::default()
             };
             match agents.probe(&node.name, order) {
-                Ok(probe) => watch.probes.push((node.name.clone(), *address, probe)),
+                Ok(probe) => watch.probes.push((node.name.clone(), address, probe)),
                 Err(error) => tracing::debug!(port = %moving.port, %error, "no probe"),
             }
         }
     }
     watch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::derive::fixture::{World, port_key};
+
+    #[test]
+    fn of_each_family_as_many_as_there_is_room_for() {
+        for (v4, v6, expected) in
+            [(1, 1, (1, 1)), (3, 2, (3, 2)), (16, 16, (4, 4)), (1, 10, (1, 7)), (10, 1, (7, 1))]
+        {
+            let mut world = World::default();
+            let four = (1..=v4).map(|n| format!("10.8.0.{n}"));
+            let all: Vec<String> = four.chain((1..=v6).map(|n| format!("fd00::{n}"))).collect();
+            world.port("web/a", &all.iter().map(String::as_str).collect::<Vec<_>>());
+            let probed = probed(&world.snapshot.ports[&port_key("web/a")].value);
+            let of_four = probed.iter().filter(|ip| ip.is_ipv4()).count();
+            assert_eq!((of_four, probed.len() - of_four), expected, "{v4} and {v6}");
+        }
+    }
 }

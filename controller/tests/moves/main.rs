@@ -1,109 +1,25 @@
 //! Moves through the API, with agents that do what they are told, die, or do not listen, and controllers that are killed
 //! at any transaction. No port may answer at two nodes at any time.
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod bare;
+mod many;
+mod watcher;
+mod world;
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use causeway_controller::store::{FileStore, Store};
 use causeway_proto::v1::history_service_client::HistoryServiceClient;
-use causeway_proto::v1::move_service_client::MoveServiceClient;
 use causeway_proto::v1::{self, MovePhase, PortStage};
-use support::gated::{Cut, GatedStore};
-use support::robots::{Habit, Plane, Robot};
+use support::gated::Cut;
+use support::robots::Habit;
 use support::*;
-use tokio::sync::watch;
-use tonic::transport::Channel;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Status};
-
-/// A store, a controller on it, and two nodes; port `a` is on the first.
-struct World {
-    store: Arc<dyn Store>,
-    lab: Lab,
-    gate: Arc<GatedStore>,
-    controller: watch::Sender<Option<Channel>>,
-    plane: Plane,
-    h1: Robot,
-    h2: Robot,
-    _directory: tempfile::TempDir,
-}
-
-impl World {
-    async fn new(death: Option<Cut>) -> Result<World> {
-        let directory = tempfile::tempdir()?;
-        let store: Arc<dyn Store> = Arc::new(FileStore::open(directory.path().join("store.redb")).await?);
-        let gate = GatedStore::cut_at(Arc::clone(&store), death);
-        let lab = Lab::start_on(gate.clone(), 1).await?;
-        lab.apply(sample()).await?;
-        lab.create("a", Some("h1")).await?;
-        let (controller, receiver) = watch::channel(Some(lab.channel.clone()));
-        let plane = Plane::default();
-        let h1 = Robot::start("h1", &plane, receiver.clone());
-        let h2 = Robot::start("h2", &plane, receiver);
-        let world = World { store, lab, gate, controller, plane, h1, h2, _directory: directory };
-        world.lab.wait_state("a", v1::PortState::Programmed).await?;
-        world.connected("h2", true).await?;
-        Ok(world)
-    }
-
-    /// The controller is gone without a word, and another one takes over.
-    async fn next_controller(&mut self, number: u8) -> Result<()> {
-        self.controller.send_replace(None);
-        self.gate = GatedStore::new(Arc::clone(&self.store));
-        self.lab = Lab::start_on(self.gate.clone(), number).await?;
-        self.controller.send_replace(Some(self.lab.channel.clone()));
-        Ok(())
-    }
-
-    fn moves(&self) -> MoveServiceClient<Channel> {
-        MoveServiceClient::new(self.lab.channel.clone())
-    }
-
-    async fn connected(&self, node: &str, wanted: bool) -> Result<()> {
-        wait_for(&format!("agent of {node} connected: {wanted}"), async || {
-            let nodes = self.lab.fabric().list_nodes(v1::ListNodesRequest {}).await?.into_inner().nodes;
-            Ok(nodes
-                .iter()
-                .any(|n| n.node.as_ref().is_some_and(|n| n.name == node) && n.connected == wanted)
-                .then_some(()))
-        })
-        .await
-    }
-
-    /// The last move of port `a`.
-    async fn last(&self) -> Result<Option<v1::Move>> {
-        let request = v1::ListMovesRequest::default();
-        Ok(self.moves().list_moves(request).await?.into_inner().moves.pop())
-    }
-
-    async fn phase(&self, wanted: &[MovePhase]) -> Result<v1::Move> {
-        wait_for(&format!("the move in {wanted:?}"), async || {
-            Ok(self.last().await?.filter(|last| wanted.contains(&last.phase())))
-        })
-        .await
-    }
-
-    /// [`World::phase`] with a reason that says this.
-    async fn phase_because(&self, wanted: MovePhase, why: &str) -> Result<v1::Move> {
-        wait_for(&format!("the move in {wanted:?}, because of '{why}'"), async || {
-            Ok(self.last().await?.filter(|last| last.phase() == wanted && last.reason.contains(why)))
-        })
-        .await
-    }
-
-    async fn answers_at(&self, node: &str) -> Result<()> {
-        wait_for(&format!("port a answers at {node}"), async || {
-            Ok((self.plane.answering("a") == [node]).then_some(()))
-        })
-        .await
-        .with_context(|| format!("it answers at {:?}", self.plane.answering("a")))?;
-        let port = self.lab.get("a").await?;
-        ensure!(port.binding.as_ref().is_some_and(|b| b.node == node), "{port:?}");
-        ensure!(self.plane.doubles().is_empty(), "{:?}", self.plane.doubles());
-        Ok(())
-    }
-}
+use world::World;
 
 fn to(node: &str) -> v1::MigratePortRequest {
     v1::MigratePortRequest {
@@ -122,11 +38,12 @@ fn back() -> v1::RollbackPortRequest {
 
 const OVER: [MovePhase; 2] = [MovePhase::Done, MovePhase::Undone];
 
-/// One move, there and if wanted back again, in which the first controller dies at one transaction.
-async fn killed(death: Cut, returns: bool) -> Result<()> {
+/// One move to a node, there and if wanted back again, in which the first controller dies at one transaction.
+async fn killed(death: Cut, returns: bool, away: v1::Binding) -> Result<()> {
     let mut world = World::new(Some(death)).await?;
     let window_seconds = if returns { 60 } else { 1 };
-    let order = v1::MigratePortRequest { window_seconds, ..to("h2") };
+    let target = away.node.clone();
+    let order = v1::MigratePortRequest { window_seconds, prepare_seconds: 10, to: Some(away), ..to(&target) };
     let gate = Arc::clone(&world.gate);
     let course = async {
         let begun = world.moves().migrate_port(order.clone()).await;
@@ -161,12 +78,12 @@ async fn killed(death: Cut, returns: bool) -> Result<()> {
             ensure!(death.at == 1 && !death.after, "the move is forgotten");
             "h1"
         }
-        Some(last) if last.phase() == MovePhase::Done => "h2",
+        Some(last) if last.phase() == MovePhase::Done => &target,
         Some(_) => "h1",
     };
     ensure!(!returns || home == "h1", "taken back, it is at {home}: {last:?}");
     // Nobody has to hurry after a crash: what was switched stays switched.
-    ensure!(returns || death.at < 4 || home == "h2", "it was there already: {last:?}");
+    ensure!(returns || death.at < 4 || home == target, "it was there already: {last:?}");
     world.answers_at(home).await.with_context(|| format!("before: {before:?}; {last:?}"))?;
     let generation = world.lab.get("a").await?.binding.map(|b| b.generation).unwrap_or_default();
     ensure!(home == "h1" || generation > 1, "the sequence did not grow");
@@ -178,17 +95,20 @@ async fn a_controller_killed_at_any_transaction_leaves_a_move_that_ends() -> Res
     tokio::task::LocalSet::new().run_until(all_deaths()).await
 }
 
-/// All at once: most of the time they wait.
+/// Some at once: most of the time they wait, but a side that is kept from its work for two seconds ends a move.
 async fn all_deaths() -> Result<()> {
-    let mut cases = tokio::task::JoinSet::new();
-    for after in [false, true] {
-        for (most, returns) in [(5, false), (6, true)] {
-            for at in 1..=most {
-                let death = Cut { at, after };
-                cases.spawn_local(async move {
-                    killed(death, returns).await.with_context(|| format!("{death:?}, returns: {returns}"))
-                });
-            }
+    let (room, mut cases) = (Arc::new(Semaphore::new(8)), tokio::task::JoinSet::new());
+    let deaths = [(5, false), (6, true)].into_iter().flat_map(|(most, returns)| {
+        (1..=most).flat_map(move |at| [false, true].map(|after| (Cut { at, after }, returns)))
+    });
+    for (death, returns) in deaths {
+        for away in [binding("h2"), bare::machine("le", "swp9")] {
+            let room = Arc::clone(&room);
+            let case = format!("{death:?}, to {}, returns: {returns}", away.node);
+            cases.spawn_local(async move {
+                let _permit = room.acquire_owned().await?;
+                killed(death, returns, away).await.context(case)
+            });
         }
     }
     while let Some(case) = cases.join_next().await {
