@@ -112,6 +112,34 @@ async fn an_address_that_somebody_has_is_not_used_until_he_has_gone() -> Result<
     Ok(())
 }
 
+/// Of a port with several addresses of a family each is asked for, and one that somebody has keeps all from being used.
+#[tokio::test]
+async fn every_address_of_a_port_is_asked_for() -> Result<()> {
+    const MORE: [&str; 3] = ["10.8.0.55/24", "10.8.0.56/24", "fd00:8::55/64"];
+    let ip = |address: &str| address.split('/').next().unwrap_or_default().to_owned();
+    for taken in MORE {
+        let (mut a, _b) = pair().await?;
+        let (other, its_mac) = stranger(&a, taken)?;
+        let workload = Netns::new("w5")?;
+        let mut wanted = with_port(&a, &workload, 2);
+        wanted.ports[0].addresses.extend(MORE.map(ToOwned::to_owned));
+        a.set(&wanted).await?;
+        let refused = status(&mut a, P5, |p| !p.problem.is_empty()).await?;
+        let found = refused.duplicate.with_context(|| format!("no evidence: {}", refused.problem))?;
+        ensure!((&found.address, &found.mac) == (&ip(taken), &its_mac), "{found:?}");
+        let link = a.netns.run(&format!("ip -o link show {}", dev(5, 100)?))?;
+        ensure!(link.contains("state DOWN"), "none of them is used: {link}");
+        other.run("ip address flush dev eth0")?;
+        status(&mut a, P5, |p| p.programmed && p.duplicate.is_none()).await?;
+        other.run("ip address add 10.8.0.9/24 dev eth0")?;
+        other.run("ip address add fd00:8::9/64 dev eth0 nodad")?;
+        for address in ["10.8.0.5", "fd00:8::5"].map(ToOwned::to_owned).into_iter().chain(MORE.map(ip)) {
+            crate::netns::wait_for(&address, PATIENCE, || Ok(other.pings(&address))).await?;
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_nobody_has_is_up_in_a_moment_and_what_runs_is_not_asked_for() -> Result<()> {
     let (mut a, _b) = pair().await?;

@@ -17,6 +17,7 @@ mod retry;
 mod routed;
 mod routing;
 mod scale;
+mod several;
 mod standby;
 mod switch;
 mod tap;

@@ -57,6 +57,44 @@ fn what_is_taken_is_refused_with_its_owner() {
     assert!(matches!(error, PortError::NoNode(_)), "{error:?}");
 }
 
+/// All or nothing: of a port that asks for several, one that somebody else has keeps the others from being claimed.
+#[test]
+fn one_address_that_is_taken_refuses_all() {
+    let mut world = World::with_network();
+    world.put("intent/subnet/default/web/fd00::/64", r#"{"network":"default/web","prefix":"fd00::/64"}"#);
+    let six: IpAddr = "fd00::7".parse().unwrap();
+    let wants = |name: &str, addresses: &[IpAddr]| {
+        Request::Create(CreatePort { addresses: addresses.to_vec(), ..create(name) })
+    };
+    let taken = |world: &mut World, name: &str, addresses: &[IpAddr]| {
+        let before = world.keys.clone();
+        let error = world.run(&wants(name, addresses), 5).unwrap_err();
+        assert_eq!(world.keys, before, "nothing is left of {error}");
+        let PortError::Taken { subject, owner, .. } = &error else { panic!("{error:?}") };
+        (subject.clone(), owner.clone())
+    };
+    let a = world.run(&wants("a", &[six, ip(9), ip(10)]), 1).unwrap().unwrap().port;
+    assert_eq!(a.addresses, [ip(9), ip(10), six], "as many of a family as were asked for, IPv4 first");
+    assert_eq!(a.mac, Mac::from_ip(ip(9), 0));
+    for (asked, owned) in [([ip(11), ip(10)], "10.0.0.10"), ([ip(12), six], "fd00::7")] {
+        let (what, owner) = taken(&mut world, "b", &asked);
+        assert!(what.contains(owned) && owner == "port default/web/a", "{what} {owner}");
+    }
+    // In quarantine they all are, and afterwards all are free.
+    world.run(&Request::Release { key: key("a"), forget: true }, 2).unwrap();
+    for address in [ip(9), ip(10), six] {
+        let (_, owner) = taken(&mut world, "c", &[ip(13), address]);
+        assert!(owner.starts_with("port default/web/a"), "{owner}");
+    }
+    let back = world.run(&Request::Create(create("a")), 3).unwrap().unwrap().port;
+    assert_eq!(back.addresses, a.addresses, "who had them has them back");
+    world.run(&Request::Release { key: key("a"), forget: true }, 4).unwrap();
+    world.run(&Request::Free { key: key("a"), quarantined: true, cause: String::new() }, 5).unwrap();
+    let c = world.run(&wants("c", &[ip(10), ip(9), six]), 6).unwrap().unwrap().port;
+    assert_eq!(c.addresses, [ip(10), ip(9), six]);
+    assert_eq!(c.mac, Mac::from_ip(ip(10), 0), "of the first that was asked for");
+}
+
 #[test]
 fn a_network_of_both_families_gives_one_address_of_each() {
     let mut world = World::with_network();

@@ -4,10 +4,11 @@ use super::*;
 
 fn request() -> impl Strategy<Value = Request> {
     let name = (0..18u8).prop_map(|n| format!("p{n}"));
+    let addresses = prop_oneof![7 => Just(Vec::new()), 3 => prop::collection::vec(0..18u8, 1..4)];
     prop_oneof![
-        6 => (name.clone(), prop::option::weighted(0.3, 0..18u8), prop::option::weighted(0.2, 0..4u8), prop::option::weighted(0.3, 1..3u8))
-            .prop_map(|(name, address, mac, node)| Request::Create(CreatePort {
-                addresses: address.map(ip).into_iter().collect(),
+        6 => (name.clone(), addresses, prop::option::weighted(0.2, 0..4u8), prop::option::weighted(0.3, 1..3u8))
+            .prop_map(|(name, addresses, mac, node)| Request::Create(CreatePort {
+                addresses: addresses.into_iter().map(ip).collect(),
                 mac: mac.map(|n| Mac::from_ip(ip(n + 2), 0)),
                 bind: node.map(place),
                 ..create(&name)
