@@ -1,10 +1,14 @@
 //! The lab `migrate` under test: a port that is a VM on host1 and a container on host2, who asks for it from two places, and
 //! what switches and hosts know of it.
 
+mod routes;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+
+pub use routes::Route;
 
 use crate::fabric::{established, says};
 use crate::lab::{Lab, Switches};
@@ -40,17 +44,30 @@ pub enum Home {
     Vm2,
     /// A container on host2.
     Container2,
+    /// A container on host1.
+    Container1,
+    /// The server bm1, which takes the port's MAC and address.
+    Metal,
 }
 
 impl Home {
-    /// The host.
+    /// The host, or the server.
     pub fn host(self) -> &'static str {
-        if self == Home::Vm1 { "host1" } else { "host2" }
+        match self {
+            Home::Vm1 | Home::Container1 => "host1",
+            Home::Vm2 | Home::Container2 => "host2",
+            Home::Metal => "bm1",
+        }
     }
 
-    /// The host's switch.
+    /// Its switch.
     pub fn leaf(self) -> &'static str {
-        if self == Home::Vm1 { "leaf1" } else { "leaf2" }
+        if self.host() == "host1" { "leaf1" } else { "leaf2" }
+    }
+
+    /// The switch's interface to it.
+    fn wire(self) -> &'static str {
+        if self == Home::Metal { "eth4" } else { "eth3" }
     }
 
     fn words(self) -> [&'static str; 4] {
@@ -58,8 +75,17 @@ impl Home {
             Home::Vm1 => ["--to", "host1:vm", "--interface", TAP],
             Home::Vm2 => ["--to", "host2:vm", "--interface", TAP],
             Home::Container2 => ["--to", "host2:container", "--netns", NETNS],
+            Home::Container1 => ["--to", "host1:container", "--netns", NETNS],
+            Home::Metal => ["--to", "leaf2:bare-metal", "--interface", "eth4"],
         }
     }
+}
+
+/// Who asks: a node, and a namespace in it.
+type Asker = (&'static str, Option<&'static str>);
+
+fn inside(netns: Option<&'static str>) -> Vec<&'static str> {
+    netns.map_or_else(Vec::new, |netns| vec!["ip", "netns", "exec", netns])
 }
 
 /// The lab with the port in it.
@@ -71,6 +97,7 @@ pub struct Moving {
     pub ipv4: String,
     /// The port's MAC.
     pub mac: String,
+    askers: [Asker; 2],
 }
 
 /// A move, as it was.
@@ -118,7 +145,17 @@ impl Moving {
         let got = lab.json("ctl", &["causeway", "get", "port", PORT, "-o", "json"]).await?;
         let text = |value: &Value| value.as_str().map(ToString::to_string).context("no address");
         let (ipv4, mac) = (text(&got["addresses"][0])?, text(&got["mac"])?);
-        Ok(Moving { lab, ipv4, mac })
+        Ok(Moving { lab, ipv4, mac, askers: [("host3", Some("ask")), ("bm1", None)] })
+    }
+
+    /// bm1 is to be the port itself: a workload on host2 asks in its place, from behind the same switch.
+    pub async fn bm1_is_free(&mut self) -> Result<()> {
+        self.lab.exec("host2", &["ip", "netns", "add", "near"]).await?;
+        let near =
+            ["causeway", "port", "create", "web/near", "--bind-node", "host2", "--netns", "/run/netns/near"];
+        self.lab.exec("ctl", &[&near[..], &["--wait", "advertised"]].concat()).await?;
+        self.askers[1] = ("host2", Some("near"));
+        Ok(())
     }
 
     /// What a VM with this port's address is started with.
@@ -145,13 +182,13 @@ impl Moving {
         Ok(vm)
     }
 
-    /// The port answers host3's workload and bm1.
+    /// The port answers host3's workload and who asks from behind leaf2.
     pub async fn answers(&self) -> Result<()> {
         let ping = ["ping", "-n", "-c", "1", "-W", "1", &self.ipv4];
-        for (node, inside) in [("host3", &["ip", "netns", "exec", "ask"][..]), ("bm1", &[])] {
+        for (node, netns) in self.askers {
             let what = format!("the port answers {node}");
-            let answered =
-                wait_for(&what, SOON, async || self.lab.exec(node, &[inside, &ping].concat()).await);
+            let command = [&inside(netns)[..], &ping].concat();
+            let answered = wait_for(&what, SOON, async || self.lab.exec(node, &command).await);
             if let Err(error) = answered.await {
                 return Err(error.context(self.all_that_is_known().await));
             }
@@ -159,12 +196,15 @@ impl Moving {
         Ok(())
     }
 
-    /// Pings of an address from host3's workload and from bm1.
+    /// Pings of an address from host3's workload and from behind leaf2.
     pub async fn pings(&self, address: &str) -> Result<Vec<Pings>> {
-        let pings = vec![
-            Pings::start(&self.lab, "host3", "ask", address, PING).await?,
-            Pings::of_node(&self.lab, "bm1", address, PING).await?,
-        ];
+        let mut pings = Vec::new();
+        for (node, netns) in self.askers {
+            pings.push(match netns {
+                Some(netns) => Pings::start(&self.lab, node, netns, address, PING).await?,
+                None => Pings::of_node(&self.lab, node, address, PING).await?,
+            });
+        }
         settle(&pings, 50).await?;
         Ok(pings)
     }
@@ -214,14 +254,14 @@ impl Moving {
     /// All routes of the port's MAC as the route reflector has them: next hop, sequence, whether with the address.
     pub async fn routes(&self) -> Result<Vec<Route>> {
         let show = ["vtysh", "-c", "show bgp l2vpn evpn route type macip"];
-        Ok(routes(&self.lab.exec("spine1", &show).await?, &self.mac))
+        Ok(routes::read(&self.lab.exec("spine1", &show).await?, &self.mac))
     }
 
     /// No switch, host or machine knows the port anywhere but at home, and all routes say the same. Gives the controller's
     /// sequence, which nobody exceeds; a switch that knew nothing of the MAC when it came has begun anew at 0, and with the same
     /// next hop contradicts nobody.
     pub async fn nothing_is_stale(&self, home: Home) -> Result<u32> {
-        let (_, vtep) = VTEPS[if home == Home::Vm1 { 0 } else { 1 }];
+        let (_, vtep) = VTEPS[if home.leaf() == "leaf1" { 0 } else { 1 }];
         for (leaf, _) in VTEPS {
             wait_for(&format!("{leaf} knows the port at {} alone", home.leaf()), SOON, async || {
                 self.switch_knows(leaf, home, vtep).await
@@ -241,8 +281,9 @@ impl Moving {
             })
             .await?;
         }
-        for (node, inside) in [("host3", &["ip", "netns", "exec", "ask"][..]), ("bm1", &[])] {
-            let known = self.lab.exec(node, &[inside, &["ip", "neigh", "show", &self.ipv4]].concat()).await?;
+        for (node, netns) in self.askers {
+            let show = [&inside(netns)[..], &["ip", "neigh", "show", &self.ipv4]].concat();
+            let known = self.lab.exec(node, &show).await?;
             ensure!(known.contains(&self.mac) && known.lines().count() == 1, "{node}: {known}");
         }
         wait_for("one next hop, and nobody above the controller", SOON, async || {
@@ -267,8 +308,8 @@ impl Moving {
         let zebra = &zebra[&self.mac];
         if leaf == home.leaf() {
             // The tunnel's own entry of before may stay: frames go by the bridge's.
-            let port = "dev eth3 ";
-            ensure!(master.len() == 1 && master[0].contains(port), "{entries:#?}");
+            let port = format!("dev {} ", home.wire());
+            ensure!(master.len() == 1 && master[0].contains(&port), "{entries:#?}");
             ensure!(zebra["type"] == "local", "{zebra}");
         } else {
             ensure!(master.len() == 1 && master[0].contains("dev vx100 "), "{entries:#?}");
@@ -309,80 +350,4 @@ pub async fn settle(pings: &[Pings], more: usize) -> Result<()> {
 
 fn of_mac<'a>(fdb: &'a str, mac: &str) -> Vec<&'a str> {
     fdb.lines().filter(|l| l.starts_with(mac)).collect()
-}
-
-/// A type 2 route of a MAC.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// Who announces it.
-    pub rd: String,
-    /// The VTEP.
-    pub next_hop: String,
-    /// Of the MAC mobility community; 0 without one.
-    pub sequence: u32,
-    /// The MAC must not move.
-    pub sticky: bool,
-    /// It has an address, too.
-    pub with_address: bool,
-}
-
-/// Reads FRR's table: a line with the RD, one with the prefix, one with the next hop, one with communities.
-fn routes(text: &str, mac: &str) -> Vec<Route> {
-    let (mut found, mut rd, mut open) = (Vec::<Route>::new(), String::new(), false);
-    for line in text.lines() {
-        if let Some(name) = line.strip_prefix("Route Distinguisher: ") {
-            rd = name.trim().to_string();
-        } else if line.contains("[2]:[") {
-            open = line.contains(mac);
-            if open {
-                let with_address = line.contains(":[32]:[");
-                let rd = rd.clone();
-                found.push(Route { rd, next_hop: String::new(), sequence: 0, sticky: false, with_address });
-            }
-        } else if let (true, Some(route)) = (open, found.last_mut()) {
-            let mut words = line.split_whitespace();
-            if route.next_hop.is_empty() {
-                route.next_hop = words.next().unwrap_or_default().to_string();
-            }
-            for word in line.split_whitespace() {
-                if let Some(number) = word.strip_prefix("MM:") {
-                    let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
-                    route.sequence = digits.parse().unwrap_or_default();
-                    route.sticky |= line.contains("sticky");
-                }
-            }
-        }
-    }
-    found
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn routes_are_read() {
-        let text = "\
-Route Distinguisher: 10.254.0.7:1
-*>i[2]:[0]:[48]:[02:ca:0a:64:00:01]:[32]:[10.100.0.1]
-                    10.255.0.2               0    100      0 i
-                    RT:65000:100 ET:8 MM:6
-Route Distinguisher: 10.255.0.2:2
-*>i[2]:[0]:[48]:[02:ca:0a:64:00:01]
-                    10.255.0.2               0    100      0 i
-                    RT:65000:100 ET:8 MM:1, sticky MAC
-*>i[2]:[0]:[48]:[1a:5d:3d:df:88:2c]
-                    10.255.0.3               0    100      0 i
-                    RT:65000:100 ET:8
-";
-        let found = routes(text, "02:ca:0a:64:00:01");
-        let seen: Vec<_> = found
-            .iter()
-            .map(|r| (r.rd.as_str(), r.next_hop.as_str(), r.sequence, r.sticky, r.with_address))
-            .collect();
-        assert_eq!(
-            seen,
-            [("10.254.0.7:1", "10.255.0.2", 6, false, true), ("10.255.0.2:2", "10.255.0.2", 1, true, false)]
-        );
-    }
 }

@@ -9,12 +9,11 @@ use std::time::Duration;
 const FREEZE: &str = "vtysh -c 'configure terminal' -c 'router bgp 65000' -c 'address-family l2vpn evpn' \
      -c 'dup-addr-detection max-moves 5 time 180' -c 'dup-addr-detection freeze permanent'";
 
-/// FRR 8.4 freezes the entries of the switches that took part in the moves, and keeps them until it is told otherwise: a
+/// FRR freezes the entries of the switches that took part in the moves, and keeps them until it is told otherwise: a
 /// machine behind such a switch loses the port when it moves away from it, all others follow what the controller announces.
-#[tokio::test]
-async fn a_switch_that_freezes_stops_following_after_five_moves() -> Result<()> {
+async fn stops_following(switches: Switches) -> Result<()> {
     let _turn = crate::TURN.lock().await;
-    let fabric = Moving::up(Switches::Frr8).await?;
+    let fabric = Moving::up(switches).await?;
     for (leaf, _) in VTEPS {
         fabric.lab.shell(leaf, FREEZE).await?;
     }
@@ -53,4 +52,14 @@ async fn a_switch_that_freezes_stops_following_after_five_moves() -> Result<()> 
     fabric.nothing_is_stale(Home::Container2).await?;
     drop((other, vm));
     crate::end(fabric).await
+}
+
+#[tokio::test]
+async fn a_switch_that_freezes_stops_following_after_five_moves_on_frr_8() -> Result<()> {
+    stops_following(Switches::Frr8).await
+}
+
+#[tokio::test]
+async fn a_switch_that_freezes_stops_following_after_five_moves_on_frr_10() -> Result<()> {
+    stops_following(Switches::Frr10).await
 }

@@ -43,9 +43,18 @@ async fn nearly_over(qmp: &mut Qmp) -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_copy_goes_on_while_its_vm_is_migrated() -> Result<()> {
+async fn a_copy_goes_on_while_its_vm_is_migrated_on_frr_10() -> Result<()> {
+    migrated(Switches::Frr10).await
+}
+
+#[tokio::test]
+async fn a_copy_goes_on_while_its_vm_is_migrated_on_frr_8() -> Result<()> {
+    migrated(Switches::Frr8).await
+}
+
+async fn migrated(switches: Switches) -> Result<()> {
     let _turn = crate::TURN.lock().await;
-    let fabric = Moving::up(Switches::Frr10).await?;
+    let fabric = Moving::up(switches).await?;
     // The tap at the source is ours, that at the target is nova's or libvirt's: QEMU opens it before the port comes.
     let bind =
         ["causeway", "port", "bind", PORT, "--node", "host1", "--workload", "vm", "--wait", "programmed"];

@@ -1,7 +1,8 @@
-//! A port that is now a VM, now a container, behind switches that learn by themselves: the lab `migrate`, on both FRRs.
+//! A port that is now a VM, now a container, now a server of its own, behind switches that learn by themselves: the lab `migrate`, on both FRRs.
 
 mod freeze;
 mod live;
+mod metal;
 mod unplanned;
 
 use anyhow::{Result, ensure};

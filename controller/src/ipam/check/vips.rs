@@ -12,7 +12,7 @@ use crate::keys::RecordKey;
 use crate::model::{Binding, Held, Port, Vip};
 use crate::moves::ledger;
 use crate::snapshot::{Record, Snapshot};
-use crate::store::{Compare, Write};
+use crate::store::Compare;
 
 type Found<'a> = &'a Arc<Record<Port>>;
 

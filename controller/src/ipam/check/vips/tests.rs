@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::derive::fixture::{World, port_key};
 use crate::model::MovePhase;
+use crate::store::Write;
 
 const PORTS: [&str; 4] = ["web/a", "web/b", "web/c", "db/d"];
 const VIPS: [&str; 2] = ["web/v1", "web/v2"];
