@@ -30,7 +30,7 @@ test-fabric: build ## labs whose switches do VXLAN, from end to end, each on bot
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test tor_offload --test fabric_labs
 
-test-moves: build ## ports that move between hosts and between VMs and containers, 25 times and back under pings, and every way in which that is refused (ten minutes)
+test-moves: build ## ports that move between hosts, and between VMs, containers and bare metal, 25 times and back under pings, and every way in which that is refused (a quarter of an hour)
 	@scripts/peers.sh
 	cargo test --locked -p causeway-tests --test migrate --test migrate_vm -- --nocapture --test-threads 1
 
