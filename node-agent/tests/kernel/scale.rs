@@ -47,8 +47,9 @@ async fn ten_thousand_remote_macs() -> Result<()> {
     eprintln!("{count} remote MACs with one address: {steps} steps in {took:?}, {looks} full looks");
     assert_settled(&host.look(&wanted)?)?;
 
-    // One change among them: time to the kernel.
+    // One change among them: it costs what it costs among a few.
     let full_looks = host.plane()?.progress.borrow().observed;
+    let steps = host.plane()?.progress.borrow().steps;
     let mut times = Vec::new();
     for n in 0..50_u32 {
         let revision = u64::from(n) + 2;
@@ -65,7 +66,9 @@ async fn ten_thousand_remote_macs() -> Result<()> {
     times.sort();
     eprintln!("one change among {count}: p50 {:?}, p99 {:?}", times[25], times[49]);
     ensure!(host.plane()?.progress.borrow().observed == full_looks, "a single change looked at everything");
-    ensure!(times[25] < Duration::from_millis(20), "{times:?}");
+    // Its entry in the tunnel's FDB, and at most what goes with it: never what the others have.
+    let steps = host.plane()?.progress.borrow().steps - steps;
+    ensure!((50..=200).contains(&steps), "{steps} steps for 50 changes");
     assert_settled(&host.look(&wanted)?)
 }
 
