@@ -4,10 +4,12 @@
 #   docker_start; trap docker_stop EXIT; in_docker_namespace COMMAND…
 #
 # With DOCKER_IMAGES_OF, an Engine that is started on a root in memory has the images of another one's data directory.
-# "docker_start nat" starts one of its own in any case, as Docker comes: with its bridge, its iptables and NAT.
+# "docker_start nat [NAMESPACE]" starts one of its own in any case, as Docker comes: with its bridge, its iptables and NAT;
+# with DOCKER_DIR its files go there.
 
 docker_dir=
 docker_netns=
+docker_own_netns=
 docker_pid=
 docker_lock=
 
@@ -66,9 +68,14 @@ docker_start() {
     EXTRA_PACKAGES="docker.io cgroupfs-mount" scripts/setup.sh
   fi
   local cache=${CAUSEWAY_CACHE:-/var/cache/causeway} options=()
-  docker_dir=$(mktemp -d /run/causeway-docker.XXXXXX)
-  docker_netns=$(basename "$docker_dir")
-  ip netns add "$docker_netns"
+  docker_dir=${DOCKER_DIR:-$(mktemp -d /run/causeway-docker.XXXXXX)}
+  mkdir -p "$docker_dir"
+  docker_netns=${2:-}
+  if [[ -z $docker_netns ]]; then
+    docker_netns=$(basename "$docker_dir")
+    ip netns add "$docker_netns"
+    docker_own_netns=1
+  fi
   mountpoint -q /sys/fs/cgroup || cgroupfs-mount
   mkdir -p "$cache"
   local data=$cache/docker
@@ -126,7 +133,7 @@ docker_stop() {
     kill "$pid" 2>/dev/null || true
     while kill -0 "$pid" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
   fi
-  ip netns del "$docker_netns" 2>/dev/null || true
+  if [[ -n $docker_own_netns ]]; then ip netns del "$docker_netns" 2>/dev/null || true; fi
   awk -v dir="$docker_dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | xargs -r umount 2>/dev/null || true
   rm -rf --one-file-system "$docker_dir"
   if [[ -n $docker_lock ]]; then exec {docker_lock}>&-; fi

@@ -21,6 +21,11 @@ if ((EUID != 0)); then
   export "CARGO_TARGET_${host}_RUNNER=sudo -E"
 fi
 
+# Containers of a real Docker Engine are imported, too.
+if ! command -v dockerd >/dev/null || ! command -v busybox >/dev/null || { ! mountpoint -q /sys/fs/cgroup && ! command -v cgroupfs-mount >/dev/null; }; then
+  EXTRA_PACKAGES="docker.io cgroupfs-mount busybox-static" scripts/setup.sh
+fi
+
 rm -f "$CAUSEWAY_TEST_PEERS"
 # The programs that tests start lie beside the test executables.
 cargo build --workspace --bins --locked

@@ -3,6 +3,7 @@
 mod csv;
 mod host;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -88,6 +89,16 @@ struct Found {
     interface: String,
     /// The bridge that its other end is a port of, if it has one.
     bridge: String,
+    /// Interfaces of the machine in the same segment; `None`: it was not looked at.
+    ways: Option<BTreeSet<String>>,
+}
+
+/// What has no address of its own, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Skipped {
+    source: String,
+    name: String,
+    reason: String,
 }
 
 /// What became of one, or would.
@@ -101,6 +112,9 @@ struct Row {
     netns: String,
     interface: String,
     bridge: String,
+    /// It leads to no uplink of its node: its addresses are held for it, and nobody is told how to reach it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    apart: bool,
     result: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
@@ -110,18 +124,20 @@ const TAKEN: &str = "conflict";
 const WOULD: &str = "would adopt";
 const DONE: &str = "adopted";
 const THERE: &str = "is there";
+const SKIPPED: &str = "skipped";
 
 pub(crate) async fn run(command: ImportCommand, client: &Client, out: Output) -> Outcome {
-    let (found, only, common) = match command {
-        ImportCommand::Csv(args) => (csv::read(&args.file)?, None, args.common),
+    let ((found, skipped), only, common) = match command {
+        ImportCommand::Csv(args) => ((csv::read(&args.file)?, Vec::new()), None, args.common),
         ImportCommand::Docker(args) => (host::docker(&args.node)?, args.network, args.common),
-        ImportCommand::Netns(args) => (host::netns(&args.node)?, args.network, args.common),
+        ImportCommand::Netns(args) => ((host::netns(&args.node)?, Vec::new()), args.network, args.common),
     };
     let subnets = subnets(client).await?;
-    let mut rows = Vec::new();
+    let uplinks = uplinks(client).await?;
+    let mut rows: Vec<Row> = skipped.into_iter().map(Skipped::row).collect();
     let mut asked = Vec::new();
     for found in found {
-        match place(found, only.as_ref(), &subnets) {
+        match place(found, only.as_ref(), &subnets, &uplinks) {
             Placed::Elsewhere => {}
             Placed::Nowhere(row) => rows.push(*row),
             Placed::At(request, row) => {
@@ -145,6 +161,24 @@ pub(crate) async fn run(command: ImportCommand, client: &Client, out: Output) ->
     show(&rows, &common, out)
 }
 
+impl Skipped {
+    fn row(self) -> Row {
+        Row {
+            source: self.source,
+            port: self.name,
+            addresses: Vec::new(),
+            mac: String::new(),
+            node: String::new(),
+            netns: String::new(),
+            interface: String::new(),
+            bridge: String::new(),
+            apart: false,
+            result: SKIPPED,
+            reason: self.reason,
+        }
+    }
+}
+
 /// Where something is to go.
 enum Placed {
     /// It is in none of the networks asked for.
@@ -165,7 +199,24 @@ async fn subnets(client: &Client) -> Result<Vec<(NetworkKey, Prefix)>, Failure> 
     Ok(listed.into_iter().filter_map(subnet).collect())
 }
 
-fn place(found: Found, only: Option<&NetworkKey>, subnets: &[(NetworkKey, Prefix)]) -> Placed {
+/// Uplinks of hosts behind switches, by node.
+async fn uplinks(client: &Client) -> Result<Uplinks, Failure> {
+    let listed = records::list(client, v1::Kind::Node).await?;
+    let node = |resource: v1::Resource| {
+        let Some(v1::resource::Spec::Node(node)) = resource.spec else { return None };
+        Some((node.name, node.uplinks.into_iter().map(|uplink| uplink.interface).collect()))
+    };
+    Ok(listed.into_iter().filter_map(node).collect())
+}
+
+type Uplinks = BTreeMap<String, BTreeSet<String>>;
+
+fn place(
+    found: Found,
+    only: Option<&NetworkKey>,
+    subnets: &[(NetworkKey, Prefix)],
+    uplinks: &Uplinks,
+) -> Placed {
     let of = |network: &NetworkKey, ip: &IpAddr| {
         subnets.iter().any(|(key, prefix)| key == network && prefix.contains(*ip))
     };
@@ -185,6 +236,7 @@ fn place(found: Found, only: Option<&NetworkKey>, subnets: &[(NetworkKey, Prefix
         netns: found.netns.clone(),
         interface: found.interface.clone(),
         bridge: found.bridge.clone(),
+        apart: is_apart(&found, uplinks),
         result: TAKEN,
         reason: String::new(),
     };
@@ -210,7 +262,7 @@ fn place(found: Found, only: Option<&NetworkKey>, subnets: &[(NetworkKey, Prefix
         Ok(key) => key,
         Err(error) => return refuse(format!("'{}' cannot be the name of a port: {error}", found.name)),
     };
-    let bind = (!found.node.is_empty()).then(|| binding(&found));
+    let bind = (!found.node.is_empty()).then(|| binding(&found, uplinks));
     let request = v1::CreatePortRequest {
         key: Some(v1::PortKey {
             vrf: key.network.vrf.to_string(),
@@ -225,7 +277,7 @@ fn place(found: Found, only: Option<&NetworkKey>, subnets: &[(NetworkKey, Prefix
     Placed::At(Box::new(request), Box::new(row(key.to_string(), &addresses)))
 }
 
-fn binding(found: &Found) -> v1::Binding {
+fn binding(found: &Found, uplinks: &Uplinks) -> v1::Binding {
     let container = !found.netns.is_empty();
     let kind = if container { v1::WorkloadKind::Container } else { v1::WorkloadKind::BareMetal };
     v1::Binding {
@@ -234,8 +286,16 @@ fn binding(found: &Found) -> v1::Binding {
         netns: found.netns.clone(),
         interface: found.interface.clone(),
         adopted: container,
+        apart: container && is_apart(found, uplinks),
         ..v1::Binding::default()
     }
+}
+
+/// True if what was looked at leads to none of the uplinks that the machine has: it is routed, or behind NAT.
+fn is_apart(found: &Found, uplinks: &Uplinks) -> bool {
+    let uplinks = uplinks.get(&found.node).filter(|uplinks| !uplinks.is_empty());
+    let ways = found.ways.as_ref();
+    uplinks.zip(ways).is_some_and(|(uplinks, ways)| uplinks.is_disjoint(ways))
 }
 
 fn note(row: &mut Row, result: v1::CreatePortsResult, dry_run: bool) {
@@ -261,13 +321,19 @@ fn note(row: &mut Row, result: v1::CreatePortsResult, dry_run: bool) {
 
 fn show(rows: &[Row], common: &Common, out: Output) -> Outcome {
     let taken = rows.iter().filter(|row| row.result == TAKEN).count();
+    let skipped = rows.iter().filter(|row| row.result == SKIPPED).count();
     let fresh = rows.iter().filter(|row| [WOULD, DONE].contains(&row.result)).count();
     if out.format == Format::Table {
         let mut table =
             Table::new(&["PORT", "ADDRESSES", "MAC", "NODE", "NETNS", "INTERFACE", "BRIDGE", "RESULT"]);
         for row in rows {
-            let tone = if row.result == TAKEN { Tone::Bad } else { Tone::Good };
+            let tone = match row.result {
+                TAKEN => Tone::Bad,
+                SKIPPED => Tone::Plain,
+                _ => Tone::Good,
+            };
             let result = match row.reason.as_str() {
+                "" if row.apart => format!("{}, apart: leads to no uplink", row.result),
                 "" => row.result.to_owned(),
                 reason => format!("{}: {reason} ({})", row.result, row.source),
             };
@@ -286,7 +352,11 @@ fn show(rows: &[Row], common: &Common, out: Output) -> Outcome {
             out.text(&table.render(out.colour))?;
         }
         let word = if common.dry_run { "would be adopted" } else { "adopted" };
-        out.note(&format!("{fresh} {word}, {taken} conflicts, {} in all", rows.len()));
+        let passed = match skipped {
+            0 => String::new(),
+            n => format!(", {n} skipped"),
+        };
+        out.note(&format!("{fresh} {word}, {taken} conflicts{passed}, {} in all", rows.len()));
         if fresh > 0 && !common.dry_run {
             out.next("causeway port list");
         }
@@ -294,7 +364,7 @@ fn show(rows: &[Row], common: &Common, out: Output) -> Outcome {
         out.data(&rows)?;
     }
     Ok(match (taken, fresh, common.dry_run) {
-        (0, 0, _) if rows.is_empty() => Exit::Nothing,
+        (0, 0, _) if rows.len() == skipped => Exit::Nothing,
         (0, 1.., true) => Exit::Attention,
         (0, ..) => Exit::Ok,
         _ => Exit::Conflict,
@@ -316,6 +386,7 @@ mod tests {
             netns: "pid:7".into(),
             interface: "eth0".into(),
             bridge: "docker0".into(),
+            ways: Some(["eth1".to_owned()].into()),
         }
     }
 
@@ -327,8 +398,8 @@ mod tests {
 
     #[test]
     fn an_interface_belongs_to_the_network_that_has_its_address() {
-        let Placed::At(request, row) = place(found(&["10.8.0.5", "fd00:8::5", "192.0.2.1"]), None, &known())
-        else {
+        let several = found(&["10.8.0.5", "fd00:8::5", "192.0.2.1"]);
+        let Placed::At(request, row) = place(several, None, &known(), &Uplinks::new()) else {
             panic!("it has a place");
         };
         assert_eq!(row.port, "default/web/web-1");
@@ -336,24 +407,49 @@ mod tests {
         let bind = request.bind.unwrap();
         assert!(bind.adopted && bind.netns == "pid:7" && request.mac == "02:42:0a:08:00:05");
         let red: NetworkKey = "red/web".parse().unwrap();
-        let Placed::At(request, _) = place(found(&["10.8.0.5"]), Some(&red), &known()) else {
+        let Placed::At(request, _) = place(found(&["10.8.0.5"]), Some(&red), &known(), &Uplinks::new())
+        else {
             panic!("it has a place");
         };
         assert_eq!(request.key.unwrap().vrf, "red");
     }
 
     #[test]
+    fn what_leads_to_no_uplink_is_apart() {
+        let uplinks: Uplinks = [
+            ("h1".to_owned(), ["eth1".to_owned(), "eth2".to_owned()].into()),
+            ("vtep".to_owned(), BTreeSet::new()),
+        ]
+        .into();
+        let here = found(&["10.8.0.5"]);
+        assert!(!is_apart(&here, &uplinks), "its bridge has an uplink");
+        let nat = Found { ways: Some(BTreeSet::new()), ..here.clone() };
+        assert!(is_apart(&nat, &uplinks));
+        let other = Found { ways: Some(["eth0".to_owned()].into()), ..here.clone() };
+        assert!(is_apart(&other, &uplinks), "another network");
+        assert!(
+            !is_apart(&Found { node: "vtep".into(), ..nat.clone() }, &uplinks),
+            "the controller knows that"
+        );
+        assert!(!is_apart(&Found { ways: None, ..nat }, &uplinks), "a file does not say");
+        assert!(binding(&here, &uplinks).adopted);
+    }
+
+    #[test]
     fn what_has_no_place_is_said_or_passed_over() {
-        let Placed::Nowhere(row) = place(found(&["172.17.0.2"]), None, &known()) else { panic!("a place") };
+        let none = Uplinks::new();
+        let Placed::Nowhere(row) = place(found(&["172.17.0.2"]), None, &known(), &none) else {
+            panic!("a place")
+        };
         assert!(
             row.reason.contains("no network of VRF default has a subnet with 172.17.0.2"),
             "{}",
             row.reason
         );
         let web: NetworkKey = "web".parse().unwrap();
-        assert!(matches!(place(found(&["172.17.0.2"]), Some(&web), &known()), Placed::Elsewhere));
+        assert!(matches!(place(found(&["172.17.0.2"]), Some(&web), &known(), &none), Placed::Elsewhere));
         let odd = Found { name: "a b".into(), ..found(&["10.8.0.5"]) };
-        let Placed::Nowhere(row) = place(odd, None, &known()) else { panic!("a place") };
+        let Placed::Nowhere(row) = place(odd, None, &known(), &none) else { panic!("a place") };
         assert!(row.reason.contains("'a b' cannot be the name of a port"), "{}", row.reason);
     }
 }

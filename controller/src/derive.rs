@@ -62,10 +62,10 @@ impl Bound<'_> {
         !self.binding.attachment.is_some_and(Attachment::hides_mac) && !self.is_apart()
     }
 
-    /// True for an adopted interface on a node with tunnels: it hangs on something that is not of the network's bridge, so
-    /// nobody reaches it through the fabric, and nobody shall be told that he does.
+    /// True for an adopted interface that hangs on something that does not lead into the network, as on every node with
+    /// tunnels: nobody reaches it through the fabric, and nobody shall be told that he does.
     pub fn is_apart(&self) -> bool {
-        self.binding.adopted && self.node.mode == NodeMode::HostVtep
+        self.binding.adopted && (self.binding.apart || self.node.mode == NodeMode::HostVtep)
     }
 }
 

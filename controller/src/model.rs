@@ -367,6 +367,9 @@ pub struct Binding {
     /// The interface is others': its node looks at it and changes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub adopted: bool,
+    /// Of an adopted one: nobody reaches it through the fabric.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub apart: bool,
     /// Pairs of queues of a tap that the agent makes; 0: one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub queues: u32,

@@ -98,6 +98,8 @@ pub struct Place {
     pub interface: String,
     /// The interface is there and stays others'.
     pub adopted: bool,
+    /// Nobody reaches it through the fabric.
+    pub apart: bool,
     /// Pairs of queues of a tap that the agent makes; 0: one.
     pub queues: u32,
     /// MTU in bytes; 0: as the network and the node's links say.
@@ -115,6 +117,7 @@ impl Place {
             netns: netns.into(),
             interface: interface.into(),
             adopted: false,
+            apart: false,
             queues: 0,
             mtu: 0,
         }

@@ -10,6 +10,7 @@
 
 pub mod agent;
 pub mod controller;
+pub mod docker;
 pub mod etcd;
 pub mod fabric;
 pub mod frr;
@@ -28,6 +29,7 @@ use std::io::Write;
 
 pub use agent::Agent;
 pub use controller::Controller;
+pub use docker::Docker;
 pub use etcd::Etcd;
 pub use frr::Frr;
 pub use gobgp::GoBgp;

@@ -114,7 +114,7 @@ impl Slot {
         Ok(Directory { path, _record: record })
     }
 
-    /// Notes something for the sweep: `kind` is `lab` (its name and file), `pid`, `netns` or `dir`.
+    /// Notes something for the sweep: `kind` is `lab` (its name and file), `docker` (its directory), `pid`, `netns` or `dir`.
     pub(crate) fn record(&self, kind: &str, value: &str) -> Result<Record> {
         let path = self.record.join(format!("{}.{kind}", self.unique()));
         fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))?;
@@ -165,7 +165,7 @@ fn sweep(record: &Path) -> Result<()> {
     for entry in fs::read_dir(record)? {
         let path = entry?.path();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_string();
-        let order = ["lab", "pid", "netns", "dir"].iter().position(|k| *k == kind);
+        let order = ["lab", "docker", "pid", "netns", "dir"].iter().position(|k| *k == kind);
         if let Some(order) = order {
             entries.push((order, kind, path));
         }
@@ -176,6 +176,7 @@ fn sweep(record: &Path) -> Result<()> {
         println!("removing what a killed test run left: {kind} {value}");
         match kind.as_str() {
             "lab" => take_down(&value),
+            "docker" => crate::docker::stop(Path::new(&value)),
             "pid" => kill_recorded(&value),
             "netns" => remove_netns(&value),
             _ => match fs::remove_dir_all(&value) {

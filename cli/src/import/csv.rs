@@ -106,6 +106,7 @@ fn row(columns: &[String], cells: &[String]) -> Result<Found, String> {
         netns: cell("netns").to_owned(),
         interface: cell("interface").to_owned(),
         bridge: String::new(),
+        ways: None,
     })
 }
 

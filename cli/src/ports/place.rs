@@ -42,6 +42,7 @@ impl AttachArgs {
             generation: 0,
             macvlan_mode: self.macvlan_mode.unwrap_or_default(),
             adopted: false,
+            apart: false,
             queues: self.queues.unwrap_or_default(),
             mtu: self.mtu.unwrap_or_default(),
         }

@@ -118,8 +118,8 @@ pub(super) fn place(prefix: &str, binding: v1::Binding) -> Result<Place, Refusal
             format!("'{}' is no interface name (1 to 15 bytes, no '/', ':' or space)", short(&interface));
         return Err(Refusal::field(field("interface"), reason));
     }
-    let (adopted, queues, mtu) = (binding.adopted, binding.queues, binding.mtu);
-    Ok(Place { node, kind, attachment, macvlan_mode, netns, interface, adopted, queues, mtu })
+    let (adopted, apart, queues, mtu) = (binding.adopted, binding.apart, binding.queues, binding.mtu);
+    Ok(Place { node, kind, attachment, macvlan_mode, netns, interface, adopted, apart, queues, mtu })
 }
 
 fn check_netns(field: &str, netns: &str) -> Result<(), Refusal> {

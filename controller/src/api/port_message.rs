@@ -121,6 +121,7 @@ pub(super) fn binding_message(binding: &Binding) -> v1::Binding {
             _ => v1::MacvlanMode::Unspecified.into(),
         },
         adopted: binding.adopted,
+        apart: binding.apart,
         queues: binding.queues,
         mtu: binding.mtu,
     }

@@ -248,6 +248,7 @@ impl World {
             changed_ms: 0,
             forced: String::new(),
             adopted: false,
+            apart: false,
             queues: 0,
             mtu: 0,
         };

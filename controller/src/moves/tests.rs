@@ -17,6 +17,7 @@ fn binding(node: &str, generation: u64) -> Binding {
         changed_ms: 0,
         forced: String::new(),
         adopted: false,
+        apart: false,
         queues: 0,
         mtu: 0,
     }

@@ -11,13 +11,21 @@ use causeway_tests::{Netns, wait_for};
 
 use crate::rig::{PATIENCE, Rig, key};
 
+/// The first three bytes of a subnet that no other test has: namespaces of all tests on this machine are seen.
+fn subnet() -> Result<String> {
+    let [_, b, c, _] = Slot::get()?.loopback()?.octets();
+    Ok(format!("10.{b}.{c}"))
+}
+
 /// A container as Docker makes one, with the bridge of its host as gateway.
-async fn container(host: &Netns, label: &str, last: u8) -> Result<Netns> {
+async fn container(host: &Netns, label: &str, net: &str, last: u8) -> Result<Netns> {
     let workload = Netns::new(label).await?;
     let (up, mac) = (format!("vet{label}"), format!("02:42:0a:d5:08:{last:02x}"));
-    Netns::join((&workload, "eth0", &[&format!("10.213.8.{last}/24")]), (host, &up, &[])).await?;
+    Netns::join((&workload, "eth0", &[&format!("{net}.{last}/24")]), (host, &up, &[])).await?;
     host.ip(&[&format!("link set {up} master docker0")]).await?;
-    workload.ip(&[&format!("link set eth0 address {mac}"), "route add default via 10.213.8.1"]).await?;
+    workload
+        .ip(&[&format!("link set eth0 address {mac}"), &format!("route add default via {net}.1")])
+        .await?;
     Ok(workload)
 }
 
@@ -42,31 +50,31 @@ async fn causeway(rig: &Rig, path: Option<&std::path::Path>, arguments: &[&str])
 
 #[tokio::test]
 async fn containers_namespaces_and_files_are_imported_while_they_run() -> Result<()> {
-    let rig = Rig::new("10.213.8.0/24").await?;
+    let net = subnet()?;
+    let (gateway, nas) = (format!("{net}.1"), "192.0.2.99");
+    let rig = Rig::new(&format!("{net}.0/24")).await?;
     let host = &rig.hosts[0];
-    host.ip(&["link add docker0 type bridge", "addr add 10.213.8.1/24 dev docker0", "link set docker0 up"])
+    let address = format!("addr add {gateway}/24 dev docker0");
+    host.ip(&["link add docker0 type bridge", &address, "link set docker0 up"]).await?;
+    let (first, second) = (container(host, "c5", &net, 5).await?, container(host, "c6", &net, 6).await?);
+    wait_for("the gateway answers", PATIENCE, async || first.run(&["ping", "-c1", "-W1", &gateway]).await)
         .await?;
-    let (first, second) = (container(host, "c5", 5).await?, container(host, "c6", 6).await?);
-    wait_for("the gateway answers", PATIENCE, async || {
-        first.run(&["ping", "-c1", "-W1", "10.213.8.1"]).await
-    })
-    .await?;
     let ping = first
         .command("ping")
-        .args(["-n", "-i", "0.01", "-W", "1", "10.213.8.1"])
+        .args(["-n", "-i", "0.01", "-W", "1", &gateway])
         .stdout(Stdio::piped())
         .spawn()?;
     // Somebody has one of the two addresses already.
     let taken = v1::CreatePortRequest {
         key: Some(key("db")),
-        addresses: vec!["10.213.8.6".into()],
+        addresses: vec![format!("{net}.6")],
         ..v1::CreatePortRequest::default()
     };
     rig.ports()?.create_port(taken).await?;
     let netns = ["import", "netns", "--node", "h1", "--network", "web"];
     let dry = causeway(&rig, None, &[&netns[..], &["--dry-run"]].concat()).await?;
     ensure!(dry.code == Some(4) && dry.out.contains("would adopt"), "a conflict, and one that would go");
-    ensure!(dry.out.contains("10.213.8.6 is taken by port default/web/db"), "with its reason");
+    ensure!(dry.out.contains(&format!("{net}.6 is taken by port default/web/db")), "with its reason");
     ensure!(rig.get(first.name()).await.is_err(), "and nothing was written");
     let done = causeway(&rig, None, &netns).await?;
     // The bridge of the machine that plays the host is an interface in a namespace, too.
@@ -79,7 +87,7 @@ async fn containers_namespaces_and_files_are_imported_while_they_run() -> Result
             port.state(),
             port.problem
         );
-        ensure!(port.mac == "02:42:0a:d5:08:05" && port.addresses == ["10.213.8.5"], "{port:?}");
+        ensure!(port.mac == "02:42:0a:d5:08:05" && port.addresses == [format!("{net}.5")], "{port:?}");
         Ok(())
     })
     .await?;
@@ -111,11 +119,13 @@ async fn containers_namespaces_and_files_are_imported_while_they_run() -> Result
 
     // A file: addresses that nobody can look at from here.
     let file = directory.path().join("a.csv");
-    std::fs::write(&file, "network,name,address\nweb,printer,10.213.8.30\nweb,nas,10.213.9.1\n")?;
+    std::fs::write(&file, format!("network,name,address\nweb,printer,{net}.30\nweb,nas,{nas}\n"))?;
     let file = file.display().to_string();
     let done = causeway(&rig, None, &["import", "csv", &file]).await?;
-    ensure!(done.code == Some(4) && done.out.contains("10.213.9.1 is in no subnet of network default/web"));
-    ensure!(rig.get("printer").await?.addresses == ["10.213.8.30"]);
+    ensure!(
+        done.code == Some(4) && done.out.contains(&format!("{nas} is in no subnet of network default/web"))
+    );
+    ensure!(rig.get("printer").await?.addresses == [format!("{net}.30")]);
 
     let pid = nix::unistd::Pid::from_raw(i32::try_from(ping.id())?);
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;

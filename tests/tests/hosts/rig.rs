@@ -20,35 +20,20 @@ use tonic::transport::Channel;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const ASN: u32 = 65000;
 
-/// A controller with a peer, and two hosts `h1` and `h2` that reach each other.
+/// A controller with a peer, and hosts with agents.
 pub(crate) struct Rig {
     pub(crate) controller: Controller,
-    pub(crate) hosts: [Netns; 2],
-    _agents: [Agent; 2],
+    pub(crate) hosts: Vec<Netns>,
+    pub(crate) agents: Vec<Agent>,
     /// A peer that takes every route.
     _peer: (Speaker, mpsc::Receiver<Event>, DropGuard),
 }
 
 impl Rig {
-    /// With the network `web` of the subnet `prefix`. The hosts' agents run.
+    /// With the network `web` of the subnet `prefix`, and two hosts `h1` and `h2` that reach each other.
     pub(crate) async fn new(prefix: &str) -> Result<Rig> {
-        let controller = Controller::start(&StoreAt::File).await?;
-        let address: IpAddr = Slot::get()?.loopback()?.into();
-        let config = SpeakerConfig {
-            router_id: Ipv4Addr::new(10, 99, 0, 200),
-            asn: ASN,
-            listen: vec![SocketAddr::new(address, 0)],
-            restarting: false,
-        };
-        let cancel = CancellationToken::new();
-        let (speaker, events, _task) = Speaker::start(config, cancel.clone()).await?;
-        let mut peer = PeerConfig::new(controller.address().into(), ASN);
-        peer.mode = PeerMode::Passive;
-        speaker.set_peers(vec![peer]).await;
-        speaker.set_synced().await;
-        let port = speaker.listen_addresses().first().context("a listening address")?.port();
-        let hosts = [Netns::new("h1").await?, Netns::new("h2").await?];
-        let [one, two] = &hosts;
+        let hosts = vec![Netns::new("h1").await?, Netns::new("h2").await?];
+        let [one, two] = &hosts[..] else { anyhow::bail!("not two hosts") };
         Netns::join((one, "u0", &["198.51.100.1/24"]), (two, "u0", &["198.51.100.2/24"])).await?;
         let vtep = |n: u8| Ipv4Addr::new(192, 0, 2, n).to_string();
         for (n, host) in [(1, one), (2, two)] {
@@ -69,6 +54,26 @@ impl Rig {
                 ..v1::Node::default()
             })
         };
+        Rig::of([network("web", 100, prefix), vec![node(1), node(2)]].concat(), hosts).await
+    }
+
+    /// With these records, and hosts `h1` and so on that they declare. The hosts' agents run.
+    pub(crate) async fn of(records: Vec<Spec>, hosts: Vec<Netns>) -> Result<Rig> {
+        let controller = Controller::start(&StoreAt::File).await?;
+        let address: IpAddr = Slot::get()?.loopback()?.into();
+        let config = SpeakerConfig {
+            router_id: Ipv4Addr::new(10, 99, 0, 200),
+            asn: ASN,
+            listen: vec![SocketAddr::new(address, 0)],
+            restarting: false,
+        };
+        let cancel = CancellationToken::new();
+        let (speaker, events, _task) = Speaker::start(config, cancel.clone()).await?;
+        let mut peer = PeerConfig::new(controller.address().into(), ASN);
+        peer.mode = PeerMode::Passive;
+        speaker.set_peers(vec![peer]).await;
+        speaker.set_synced().await;
+        let port = speaker.listen_addresses().first().context("a listening address")?.port();
         let peer = Spec::Peer(v1::Peer {
             address: address.to_string(),
             asn: ASN,
@@ -76,9 +81,11 @@ impl Rig {
             local_address: controller.address().to_string(),
             ..v1::Peer::default()
         });
-        controller.apply([network("web", 100, prefix), vec![node(1), node(2), peer]].concat()).await?;
-        let agents = [Agent::start("h1", one, &controller)?, Agent::start("h2", two, &controller)?];
-        Ok(Rig { controller, hosts, _agents: agents, _peer: (speaker, events, cancel.drop_guard()) })
+        controller.apply([records, vec![peer]].concat()).await?;
+        let named = hosts.iter().enumerate().map(|(n, host)| (format!("h{}", n + 1), host));
+        let agents: Result<Vec<Agent>> =
+            named.map(|(name, host)| Agent::start(&name, host, &controller)).collect();
+        Ok(Rig { controller, hosts, agents: agents?, _peer: (speaker, events, cancel.drop_guard()) })
     }
 
     pub(crate) fn ports(&self) -> Result<PortServiceClient<Channel>> {

@@ -163,7 +163,8 @@ pub(super) fn crowded(
         let other = crate::derive::networks_of_node(snapshot, &node.name)
             .into_iter()
             .filter_map(|network| {
-                crate::derive::ports_on_node(snapshot, &node.name, &network).next().cloned()
+                let apart = |key: &PortKey| snapshot.bindings.get(key).is_some_and(|b| b.value.apart);
+                crate::derive::ports_on_node(snapshot, &node.name, &network).find(|key| !apart(key)).cloned()
             })
             .find(untagged)?;
         let reason = format!("has untagged frames of network {} on its uplinks already", other.network);

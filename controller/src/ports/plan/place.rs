@@ -72,6 +72,14 @@ pub(super) fn add(
         if same_place(view, binding, place) {
             return Ok(());
         }
+        if started_anew(binding, place) && view.snapshot.moving(key).is_none() {
+            if planned.writes.is_empty() {
+                planned.compares.push(port_as_seen(key, at));
+            }
+            planned.compares.push(as_seen(&record, Some(seen)));
+            let binding = target(view, planned, port, place, binding.generation, context.heard)?;
+            return Ok(planned.put_binding(binding)?);
+        }
         let error = PortError::Precondition {
             subject: format!("port {key}"),
             reason: bound_words(binding),
@@ -193,9 +201,11 @@ pub(super) fn target(
     }
     let interface = interface(place, key, &node.value)?;
     let macvlan_mode = place.macvlan_mode.unwrap_or_default();
-    if let Some((in_way, reason)) =
+    let crowded = || {
         fit::crowded(view.snapshot, key, &network.value, &node.value, attachment, &interface, macvlan_mode)
-    {
+    };
+    // Where it is apart from everything, nothing is in its way.
+    if let Some((in_way, reason)) = (!place.apart).then(crowded).flatten() {
         let error = PortError::Precondition {
             subject: format!("node {}", place.node),
             reason,
@@ -234,6 +244,7 @@ pub(super) fn target(
         changed_ms: 0,
         forced: String::new(),
         adopted: place.adopted,
+        apart: place.apart,
         queues: place.queues,
         mtu: place.mtu,
     })
@@ -315,8 +326,17 @@ pub(super) fn same_place(view: &View<'_>, binding: &Binding, place: &Place) -> b
         && binding.attachment == resolved(place, &node.value)
         && binding.macvlan_mode == place.macvlan_mode.unwrap_or_default()
         && binding.netns == place.netns
-        && (binding.adopted, binding.queues, binding.mtu) == (place.adopted, place.queues, place.mtu)
+        && (binding.adopted, binding.apart) == (place.adopted, place.apart)
+        && (binding.queues, binding.mtu) == (place.queues, place.mtu)
         && interface(place, &binding.port, &node.value).is_ok_and(|name| name == binding.interface)
+}
+
+/// True for an adopted workload that has been started anew where it was: it has another namespace, and nothing there was
+/// made by us, so that nothing has to end first.
+fn started_anew(binding: &Binding, place: &Place) -> bool {
+    let same =
+        (&binding.node, binding.kind) == (&place.node, place.kind) && binding.interface == place.interface;
+    same && binding.adopted && place.adopted
 }
 
 fn bound_words(binding: &Binding) -> String {

@@ -232,10 +232,26 @@ fn what_is_adopted_keeps_what_it_has_and_is_rehearsed_by_the_same_rules() {
     assert!(!world.snapshot.ports.contains_key(&key("a")), "nothing was written");
     let real = world.run(&Request::Create(wanted[0].clone()), 2).unwrap().unwrap();
     assert_eq!((real.port.mac, real.port.addresses), (first.port.mac, first.port.addresses.clone()));
+    // Started anew, the same container has another namespace; nothing of ours has to end for that.
+    let at = |place: Place| Request::Create(CreatePort { bind: Some(place), ..wanted[0].clone() });
+    let here = Place { netns: "pid:99".into(), ..wanted[0].bind.clone().unwrap() };
+    let binding = world.run(&at(here.clone()), 3).unwrap().unwrap().binding.unwrap();
+    assert_eq!((binding.netns.as_str(), binding.generation, binding.adopted), ("pid:99", 2, true));
+    let again = world.run(&at(here.clone()), 3).unwrap().unwrap().binding.unwrap();
+    assert_eq!(again.generation, 2, "twice the same is once");
+    for elsewhere in [
+        Place { node: place(2).node, ..here.clone() },
+        Place { interface: "eth9".into(), ..here.clone() },
+        Place { adopted: false, netns: "pid:98".into(), ..here.clone() },
+    ] {
+        let refused = world.run(&at(elsewhere.clone()), 3);
+        assert!(matches!(refused, Err(PortError::Precondition { .. })), "{elsewhere:?}: {refused:?}");
+    }
     // What makes no sense is refused.
     for (change, field) in [
         (Place { attachment: Some(Attachment::VxlanBridge), ..place(1) }, "adopted"),
         (Place { mtu: 1400, ..place(1) }, "adopted"),
+        (Place { apart: true, ..place(1) }, "apart"),
         (Place { kind: WorkloadKind::Vm, netns: String::new(), ..place(1) }, "adopted"),
         (Place { adopted: false, queues: 2, ..place(1) }, "queues"),
         (Place { adopted: false, mtu: 1451, ..place(1) }, "mtu"),

@@ -41,6 +41,9 @@ pub(in crate::ports::plan) fn check(place: &Place, at: &str) -> Result<(), PortE
     if place.adopted && place.kind != WorkloadKind::Container {
         return wrong("adopted", "is for containers: a VM's tap that is there is taken by its name");
     }
+    if place.apart && !place.adopted {
+        return wrong("apart", "is for adopted interfaces: others are attached to their network");
+    }
     if place.adopted && (place.attachment.is_some() || place.mtu > 0) {
         return wrong("adopted", "makes no sense with an attachment or MTU: the interface is as it is");
     }
