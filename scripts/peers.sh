@@ -82,7 +82,7 @@ compile() {
 }
 
 build gobgp gobgpd=github.com/osrg/gobgp/v4/cmd/gobgpd gobgp=github.com/osrg/gobgp/v4/cmd/gobgp
-build etcd etcd=.
+build etcd etcd=. etcdutl=go.etcd.io/etcd/etcdutl/v3
 labs/images/build.sh causeway/frr:10.7 8>&-
 
 root=$cache/images/causeway/frr/10.7/root

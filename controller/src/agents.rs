@@ -79,6 +79,8 @@ struct Shared {
     next_session: std::sync::atomic::AtomicU64,
     news: broadcast::Sender<PortNews>,
     dirty: Notify,
+    /// The store may have lost claims.
+    lost: Arc<Notify>,
     cancel: CancellationToken,
     tasks: TaskTracker,
 }
@@ -123,11 +125,13 @@ impl Agents {
             next_session: 1.into(),
             news: broadcast::channel(NEWS).0,
             dirty: Notify::new(),
+            lost: Arc::default(),
             cancel: cancel.clone(),
             tasks: tasks.clone(),
         });
         let agents = Agents { shared };
-        tasks.spawn(keeper::hold_lease(Arc::clone(&store), lease_out, cancel.clone()));
+        let lost = Arc::clone(&agents.shared.lost);
+        tasks.spawn(keeper::hold_lease(Arc::clone(&store), lease_out, lost, cancel.clone()));
         tasks.spawn(
             cancel.clone().run_until_cancelled_owned(keeper::write(agents.clone(), Arc::clone(&store))),
         );

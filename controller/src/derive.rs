@@ -82,6 +82,7 @@ pub fn drifted(view: &View, bound: &Bound<'_>) -> Option<IpAddr> {
 /// What follows from what the fabric says of a port's MAC.
 pub fn mobility(view: &View, bound: &Bound<'_>) -> Verdict {
     let key = bound.wire_mac().map(|mac| (bound.port.key.network.clone(), mac));
+    let said = key.as_ref().and_then(|key| view.imports.own.get(key)).copied().unwrap_or(0);
     let seen = key.and_then(|key| view.imports.macs.get(&key));
     let seen: Vec<Seen> = seen
         .into_iter()
@@ -89,7 +90,7 @@ pub fn mobility(view: &View, bound: &Bound<'_>) -> Verdict {
         .map(|(vtep, sequence)| Seen { vtep: *vtep, sequence: *sequence })
         .collect();
     let learns = bound.place.mode == NodeMode::TorEvpn;
-    ledger::judge(bound.place.vtep, evpn::sequence(bound.binding.generation), learns, &seen)
+    ledger::judge(bound.place.vtep, evpn::sequence(bound.binding.generation).max(said), learns, &seen)
 }
 
 /// The port with its records; `None` if it does not exist, is released, lives nowhere, or on a node that is fenced, or

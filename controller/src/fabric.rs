@@ -34,6 +34,7 @@ use crate::derive::imports::{ImportTable, Imports, Policy};
 use crate::derive::{Changed, View};
 use crate::metrics::Metrics;
 use crate::model::Peer;
+use crate::moves::restored;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 
@@ -222,6 +223,7 @@ impl Task {
     async fn follow(&mut self, new: Arc<Snapshot>) {
         let old = Arc::clone(&self.told);
         let changed = Changed::between(&old, &new);
+        self.remember(&new, &changed);
         let (before, after) = (self.view(&old), self.view(&new));
         let units = evpn::dirty_units(&before, &after, &changed);
         self.announce(&before, &after, units).await;
@@ -237,6 +239,26 @@ impl Task {
         }
         self.told = new;
         self.follow_imports().await;
+    }
+
+    /// Keeps what was announced if the store has forgotten it.
+    fn remember(&mut self, new: &Snapshot, changed: &Changed) {
+        let lost = restored::forgotten(&self.view(&self.told), new, changed);
+        if lost.is_empty() {
+            return;
+        }
+        let (rev, macs) = (new.revision.0, lost.len());
+        tracing::warn!(
+            rev,
+            macs,
+            "the store has forgotten sequences that were announced: it was restored from an older copy"
+        );
+        let imports = self.fabric.change_table(|table| {
+            lost.into_iter().for_each(|(place, sequence)| table.remember(place, sequence));
+            table.imports().clone()
+        });
+        self.heard.own = imports.own.clone();
+        self.imports.send_replace(imports);
     }
 
     /// What routes are derived from, with what the fabric was last seen to say.

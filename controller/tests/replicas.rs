@@ -205,7 +205,15 @@ async fn a_controller_that_is_behind_brings_nothing_back() -> Result<()> {
     if let Some(v1::agent_message::Message::Hello(hello)) = &mut knows.message {
         hello.revision = state.revision + 1_000_000;
     }
-    Agent::begin(&one.channel, knows).await?.snapshot().await.map(drop)
+    // Nothing is waited for that cannot come: on a busy machine, at least once in a while.
+    for _ in 0..5 {
+        let asked = std::time::Instant::now();
+        Agent::begin(&one.channel, knows.clone()).await?.snapshot().await?;
+        if asked.elapsed() < Duration::from_secs(3) {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("each agent of a store that was set back waits for what the store does not have")
 }
 
 /// Repeating a release succeeds, also of what was never there: with a revision at which it was not, even if another

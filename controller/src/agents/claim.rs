@@ -124,6 +124,14 @@ impl Claims {
         Err(Refusal::aborted(format!("claim of node {node}: lost {TRIES} races")))
     }
 
+    /// Ends if the store is at an older revision than this one: it was set back.
+    pub(super) async fn store_is_behind(&self, revision: Revision) {
+        match self.store.revision().await {
+            Ok(at) if at < revision => {}
+            _ => std::future::pending().await,
+        }
+    }
+
     /// Gives a claim back if it is still the one written then. False: the store did not answer, try again.
     pub(super) async fn release(&self, node: &Name, at: Revision) -> bool {
         let path = format!("{CLAIMS}{node}");

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_proto::{Name, Revision};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Agents;
@@ -29,6 +30,7 @@ const WRITE_BATCH: usize = 32;
 pub(super) async fn hold_lease(
     store: Arc<dyn Store>,
     lease: watch::Sender<Option<LeaseId>>,
+    lost: Arc<Notify>,
     cancel: CancellationToken,
 ) {
     loop {
@@ -57,8 +59,12 @@ pub(super) async fn hold_lease(
                 }
             },
         };
-        if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            break;
+        let waited = cancel.run_until_cancelled(timeout(pause, lost.notified())).await;
+        match waited {
+            None => break,
+            // Under the same lease, but the claims may not be in the store any more.
+            Some(Ok(())) => lease.send_modify(|_| ()),
+            Some(Err(_)) => {}
         }
     }
     let held = *lease.borrow();
@@ -127,6 +133,8 @@ async fn follow(agents: &Agents, store: &Arc<dyn Store>) -> Result<(), StoreErro
             }
             WatchEvent::Relist => {
                 list(agents, store).await?;
+                // An older copy may lack what was claimed since.
+                agents.shared.lost.notify_one();
             }
             WatchEvent::Disconnected | WatchEvent::Connected => {}
         }

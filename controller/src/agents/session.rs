@@ -88,8 +88,11 @@ impl Session {
             ));
         }
         // An older state would bring back what the agent has taken down since, and others have by now.
-        let caught_up =
-            timeout(CATCH_UP, agents.shared.state.wait_for(has)).await.is_ok_and(|seen| seen.is_ok());
+        let caught_up = tokio::select! {
+            seen = timeout(CATCH_UP, agents.shared.state.wait_for(has)) => seen.is_ok_and(|seen| seen.is_ok()),
+            // What the store itself does not have will not come.
+            () = agents.shared.claims.store_is_behind(has) => false,
+        };
         let (give_orders, orders) = mpsc::channel(ORDERS);
         let seat = agents.take_seat(&node, &instance, give_orders)?;
         let claimed = match agents.shared.claims.claim(&node, &instance).await {

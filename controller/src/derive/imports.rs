@@ -63,6 +63,9 @@ pub struct Imports {
     /// The highest mobility sequence above 0 with which controllers have said a MAC at our own nodes, as far as the
     /// fabric says it back: a store that was restored from an older copy may not know it.
     pub echoes: OrdMap<(NetworkKey, Mac), u32>,
+    /// Sequences with which this controller has itself said MACs, and that its store has forgotten since: it was restored
+    /// from an older copy meanwhile. Nothing lower is said of them any more.
+    pub own: OrdMap<(NetworkKey, Mac), u32>,
 }
 
 impl Imports {
@@ -95,6 +98,7 @@ impl Imports {
         }
         self.floods = other.floods.clone();
         self.echoes = other.echoes.clone();
+        self.own = other.own.clone();
         self
     }
 }
@@ -141,11 +145,18 @@ impl ImportTable {
         }
         let before = std::mem::take(self);
         self.policy = policy;
+        self.imports.own = before.imports.own.clone();
         for ((key, peer), attributes) in before.received {
             self.announce(peer, key, attributes);
         }
         self.imports = before.imports.changed_to(&self.imports);
         true
+    }
+
+    /// Remembers what this controller has said of a MAC.
+    pub fn remember(&mut self, place: (NetworkKey, Mac), sequence: u32) {
+        let known = self.imports.own.get(&place).copied().unwrap_or(0);
+        self.imports.own.insert(place, known.max(sequence));
     }
 
     /// Takes over what a peer said.

@@ -1,7 +1,8 @@
 //! The store in etcd. Connections come back by themselves; every call ends within [`DEADLINE`]; a watch resumes where
-//! it was and says when it could not.
+//! it was and says when it could not, also when etcd was restored from an older copy meanwhile.
 
 mod call;
+mod past;
 mod watch;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use super::{
     Compare, KeyValue, LeaseId, Listing, Pages, Store, StoreError, Txn, TxnOutcome, WatchEvent, Write,
 };
 use call::{Connection, revision};
+use past::Past;
 
 /// Keys in one page of a listing.
 const PAGE: i64 = 4_000;
@@ -125,7 +127,8 @@ impl EtcdStore {
             connect = connect.with_user(user, password);
         }
         let endpoints = options.endpoints;
-        let connection = Connection { name, endpoints, options: connect, client: Mutex::new(None) };
+        let connection =
+            Connection { name, endpoints, options: connect, client: Mutex::new(None), past: Past::default() };
         Ok(EtcdStore { prefix: options.prefix, connection: Arc::new(connection) })
     }
 
@@ -244,7 +247,8 @@ impl Store for EtcdStore {
         });
         let response = response.await?;
         let entries = response.kvs().iter().filter_map(|kv| self.entry(kv)).collect();
-        Ok(Listing { entries, revision: revision(response.header().map_or(0, |h| h.revision())) })
+        let at = response.header().map_or(0, |h| h.revision());
+        Ok(Listing { entries, revision: self.connection.past.saw(at) })
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
@@ -262,7 +266,8 @@ impl Store for EtcdStore {
             });
             let response = response.await.map_err(|error| call::name_lease(error, &txn))?;
             if response.succeeded() {
-                return Ok(TxnOutcome::Committed(revision(response.header().map_or(0, |h| h.revision()))));
+                let at = response.header().map_or(0, |h| h.revision());
+                return Ok(TxnOutcome::Committed(self.connection.past.saw(at)));
             }
             // When what stood against it is gone again, nothing was written and all compares hold: once more.
             let failing = self.failing(&txn.compares).await?;
@@ -277,6 +282,8 @@ impl Store for EtcdStore {
         let (send, events) = mpsc::channel(WATCH_QUEUE);
         let watch = watch::Watch {
             client: self.connection.client_now().await?,
+            turns: self.connection.past.turns(),
+            relist: false,
             connection: self.connection.clone(),
             strip: self.prefix.clone(),
             path: self.path(prefix),
@@ -311,13 +318,8 @@ impl Store for EtcdStore {
     }
 
     async fn revision(&self) -> Result<Revision, StoreError> {
-        let path = self.path("");
-        let response = self.connection.repeat(|client| {
-            let path = path.clone();
-            async move { client.kv_client().get(path, Some(GetOptions::new().with_count_only())).await }
-        });
-        let response = response.await?;
-        Ok(revision(response.header().map_or(0, |h| h.revision())))
+        let now = self.connection.now(&self.path("")).await?;
+        Ok(self.connection.past.saw(now))
     }
 }
 
@@ -356,7 +358,7 @@ impl PageReader {
             let key = String::from_utf8(key).ok()?.strip_prefix(&self.prefix)?.to_owned();
             Some(KeyValue { key, value, revision: at })
         };
-        let now = revision(got.header().map_or(0, |h| h.revision()));
+        let now = self.connection.past.saw(got.header().map_or(0, |h| h.revision()));
         Ok((got.take_kvs().into_iter().filter_map(entry).collect(), at.unwrap_or(now)))
     }
 

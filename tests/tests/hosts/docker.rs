@@ -10,7 +10,7 @@ use causeway_tests::controller::network;
 use causeway_tests::process::{Daemon, program, run};
 use causeway_tests::slot::Slot;
 use causeway_tests::{Docker, Netns, wait_for};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::rig::{PATIENCE, Rig, key};
 
@@ -59,17 +59,22 @@ async fn import(rig: &Rig, docker: &Docker, more: &[&str]) -> Result<Said> {
     Ok(Said { code: done.status.code(), out })
 }
 
-/// What the kernel has of links and addresses, in the namespace of this path. Times that run are left out.
+/// What somebody could have changed of links and addresses, in the namespace of this path: what the kernel itself counts,
+/// checks and times is left out.
 async fn links(netns: &str) -> Result<Vec<Value>> {
     let text = run(&["nsenter", &format!("--net={netns}"), "ip", "-j", "-d", "address", "show"]).await?;
-    let mut links: Vec<Value> = serde_json::from_str(&text)?;
-    for link in &mut links {
-        // A bridge's timers, and what it counts.
-        if let Some(link) = link.as_object_mut() {
-            link.remove("linkinfo");
-        }
-    }
-    Ok(links)
+    let links: Vec<Value> = serde_json::from_str(&text)?;
+    let kept = |link: &Value| {
+        let addresses = link["addr_info"].as_array().into_iter().flatten();
+        let addresses: Vec<Value> = addresses
+            .filter(|address| address["scope"] != "link")
+            .map(|address| json!([address["local"], address["prefixlen"]]))
+            .collect();
+        let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&json!("UP")));
+        let names = ["ifindex", "ifname", "address", "mtu", "master", "link_index"].map(|name| &link[name]);
+        json!([names, up, addresses])
+    };
+    Ok(links.iter().map(kept).collect())
 }
 
 /// Everything of the host and of its containers.

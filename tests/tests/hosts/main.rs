@@ -3,4 +3,5 @@
 mod docker;
 mod import;
 mod proven;
+mod restored;
 mod rig;

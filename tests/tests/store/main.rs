@@ -8,6 +8,7 @@ mod file_only;
 mod follow;
 mod history;
 mod leases;
+mod restored;
 mod rig;
 mod watches;
 

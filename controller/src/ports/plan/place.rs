@@ -254,7 +254,7 @@ pub(super) fn target(
 /// of their own count up by themselves when a MAC moves. What the new place says already is no matter.
 pub fn sequence_elsewhere(snapshot: &Snapshot, port: &Port, node: &Node, heard: &Imports) -> Option<u32> {
     let place = (port.key.network.clone(), port.mac);
-    let echoed = heard.echoes.get(&place).copied();
+    let echoed = [heard.echoes.get(&place), heard.own.get(&place)].into_iter().flatten().copied();
     let here = crate::derive::place::place(snapshot, node).map(|place| place.vtep);
     let seen = heard.macs.get(&place).into_iter().flat_map(|seen| &seen.sequences);
     seen.filter(|(vtep, _)| Some(**vtep) != here).map(|(_, n)| *n).chain(echoed).max()

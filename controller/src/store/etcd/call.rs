@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tonic::{Code, ConnectError, Status};
 
+use super::past::Past;
 use crate::store::{LeaseId, StoreError, Txn, Write};
 
 /// Longest time until a call ends.
@@ -27,6 +28,7 @@ pub(super) struct Connection {
     pub(super) endpoints: Vec<String>,
     pub(super) options: ConnectOptions,
     pub(super) client: Mutex<Option<Client>>,
+    pub(super) past: Past,
 }
 
 impl Connection {

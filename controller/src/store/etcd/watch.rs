@@ -1,10 +1,10 @@
-//! A watch that goes on over lost connections.
+//! A watch that goes on over lost connections, and begins anew behind a restore of etcd from an older copy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, EventType, WatchOptions, WatchResponse, WatchStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::LARGEST_MESSAGE;
 use super::call::{Connection, revision};
@@ -26,6 +26,10 @@ pub(super) struct Watch {
     /// First revision that was not told yet.
     pub(super) next: i64,
     pub(super) events: mpsc::Sender<WatchEvent>,
+    /// Tells when etcd turned out to be another one than it was.
+    pub(super) turns: watch::Receiver<u64>,
+    /// The reader has to list anew, and has not been told so.
+    pub(super) relist: bool,
 }
 
 /// Why a stream ended.
@@ -52,13 +56,20 @@ impl Watch {
         let mut connected = true;
         let mut pause = PAUSES.0;
         loop {
-            let end = match self.open().await {
+            let opened = match connected || self.look_back().await {
+                true => self.open().await,
+                false => None,
+            };
+            let end = match opened {
                 Some((stream, first)) => {
                     pause = PAUSES.0;
                     if !connected && self.tell(WatchEvent::Connected).await.is_err() {
                         return;
                     }
                     connected = true;
+                    if std::mem::take(&mut self.relist) && self.tell(WatchEvent::Relist).await.is_err() {
+                        return;
+                    }
                     self.read(stream, first).await
                 }
                 None => End::Lost,
@@ -74,6 +85,26 @@ impl Watch {
             connected = false;
             tokio::time::sleep(pause).await;
             pause = PAUSES.1.min(pause * 2);
+        }
+    }
+
+    /// After a loss: what was told may not be etcd's past any more. False: etcd does not say.
+    async fn look_back(&mut self) -> bool {
+        match self.connection.look_back(&self.strip).await {
+            Ok(now) => {
+                if self.turns.has_changed().unwrap_or(false) {
+                    self.turns.mark_unchanged();
+                    self.relist = true;
+                }
+                if self.relist {
+                    self.next = now.saturating_add(1);
+                }
+                true
+            }
+            Err(error) => {
+                tracing::debug!(store = self.connection.name, %error, "store does not say what it holds");
+                false
+            }
         }
     }
 
@@ -103,10 +134,17 @@ impl Watch {
             if let Some(end) = self.take(&response).await {
                 return end;
             }
-            message = match stream.message().await {
-                Ok(message) => message,
-                Err(error) => {
-                    tracing::debug!(store = self.connection.name, %error, "watch ended");
+            message = tokio::select! {
+                message = stream.message() => match message {
+                    Ok(message) => message,
+                    Err(error) => {
+                        tracing::debug!(store = self.connection.name, %error, "watch ended");
+                        return End::Lost;
+                    }
+                },
+                // Another watch has found out.
+                _ = self.turns.changed() => {
+                    self.relist = true;
                     return End::Lost;
                 }
             };
@@ -142,6 +180,7 @@ impl Watch {
             }
             let change = match event.event_type() {
                 EventType::Put => {
+                    self.connection.past.saw_value(kv.key(), kv.value(), at);
                     Ok(KeyValue { key: key.to_owned(), value: kv.value().to_vec(), revision: revision(at) })
                 }
                 EventType::Delete => Err(key.to_owned()),
@@ -179,7 +218,8 @@ impl Watch {
             return Ok(());
         }
         self.next = at.saturating_add(1);
-        self.tell(WatchEvent::Changes { revision: revision(at), changes }).await
+        let revision = self.connection.past.saw(at);
+        self.tell(WatchEvent::Changes { revision, changes }).await
     }
 
     async fn tell(&self, event: WatchEvent) -> Result<(), ()> {
