@@ -84,10 +84,11 @@ fn end(kind: char, n: usize) -> String {
 impl<'c> Fabric<'c> {
     /// Brings everything up; runs inside the namespace `core`.
     pub(crate) async fn start(core: &'c Netns, version: EtcdVersion) -> Result<Fabric<'c>> {
-        for (bridge, address) in
-            [("ctl", "10.90.0.254/24"), ("store", "10.90.1.254/24"), ("wire", "10.90.2.254/24")]
+        for (n, bridge, address) in
+            [(1, "ctl", "10.90.0.254/24"), (2, "store", "10.90.1.254/24"), (3, "wire", "10.90.2.254/24")]
         {
-            let add = format!("link add {bridge} type bridge");
+            // A bridge without a MAC of its own takes the lowest of its ports', and who knew the one before waits for seconds.
+            let add = format!("link add {bridge} address 02:00:00:00:00:0{n} type bridge");
             let address = format!("addr add {address} dev {bridge}");
             core.ip(&[&add, &address, &format!("link set {bridge} up")]).await?;
         }
