@@ -106,7 +106,7 @@ async fn all_come_up(labs: &[&str]) -> Result<()> {
 
 #[tokio::test]
 async fn plain_labs_come_up() -> Result<()> {
-    all_come_up(&["two-controllers", "scale-40"]).await
+    all_come_up(&["two-controllers", "scale-40", "migrate"]).await
 }
 
 #[tokio::test]
