@@ -96,6 +96,11 @@ mod tests {
         let mut usual = world.clone();
         usual.unbind("web/a");
         assert_eq!(lost(&usual), [], "a binding that ends is remembered by the store");
+        let mut renamed = world.clone();
+        let mut port = world.snapshot.ports.get(&key).unwrap().value.clone();
+        (port.spare_mac, port.mac) = (Some(port.mac), Mac::new([2, 0, 0, 0, 0, 9]));
+        renamed.put(&RecordKey::Port(key.clone()), &port);
+        assert_eq!(lost(&renamed), [], "a move that changes the MAC forgets nothing");
         assert_eq!(lost(&copy), [(place.clone(), 3)]);
         // The copy may be from before the port; a port that is gone for good leaves an entry in the ledger.
         let mut without = copy.clone();
