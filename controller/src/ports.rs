@@ -250,7 +250,7 @@ struct Job {
 /// Handle of the task that changes ports. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ports {
-    jobs: mpsc::Sender<Job>,
+    jobs: mpsc::Sender<Vec<Job>>,
     /// Who asks.
     by: Arc<By>,
 }
@@ -436,23 +436,16 @@ impl Ports {
     }
 
     async fn run(&self, requests: Vec<Request>) -> Vec<Answer> {
-        let mut waiting = Vec::with_capacity(requests.len());
-        for request in requests {
+        let (asked, since) = (steps::now(), Instant::now());
+        let job = |request| {
             let (answer, receiver) = oneshot::channel();
-            // A failed send drops the answer's sender, which is told below.
-            let _ = self
-                .jobs
-                .send(Job {
-                    request,
-                    by: Arc::clone(&self.by),
-                    asked: steps::now(),
-                    since: Instant::now(),
-                    tries: 0,
-                    answer,
-                })
-                .await;
-            waiting.push(receiver);
-        }
+            let by = Arc::clone(&self.by);
+            (Job { request, by, asked, since, tries: 0, answer }, receiver)
+        };
+        let (jobs, waiting): (Vec<Job>, Vec<_>) = requests.into_iter().map(job).unzip();
+        // All at once: what is asked for in one call shares transactions. A failed send drops the answers' senders, which is
+        // told below.
+        let _ = self.jobs.send(jobs).await;
         let mut answers = Vec::with_capacity(waiting.len());
         for receiver in waiting {
             answers.push(receiver.await.unwrap_or(Err(PortError::Stopping)));

@@ -29,7 +29,7 @@ use crate::store::{Store, StoreError, TxnOutcome};
 use batch::{Batch, Item};
 use confirm::{again, catch_up, confirm};
 
-/// Requests that wait before further ones wait outside.
+/// Requests that wait before further ones wait outside, and calls that wait to be looked at.
 pub(super) const QUEUE: usize = 4_096;
 /// Transactions under way at the same time. With more, batches are smaller; with less, the store idles.
 const FLIGHTS: usize = 4;
@@ -53,7 +53,7 @@ pub(super) struct Task {
     /// What is heard of nodes.
     hearing: Arc<HearingOf>,
     clock: Clock,
-    queue: mpsc::Receiver<Job>,
+    queue: mpsc::Receiver<Vec<Job>>,
     backlog: VecDeque<Job>,
     /// Requests about ports of which a transaction is under way.
     parked: BTreeMap<PortKey, Vec<Job>>,
@@ -89,7 +89,7 @@ impl Task {
         heard: watch::Receiver<Imports>,
         hearing: Arc<HearingOf>,
         clock: Clock,
-        queue: mpsc::Receiver<Job>,
+        queue: mpsc::Receiver<Vec<Job>>,
         cut_short: Counter,
         steps: Steps,
     ) -> Self {
@@ -118,8 +118,8 @@ impl Task {
         loop {
             let room = self.backlog.len() < QUEUE;
             tokio::select! {
-                job = self.queue.recv(), if room => match job {
-                    Some(job) => self.backlog.push_back(job),
+                jobs = self.queue.recv(), if room => match jobs {
+                    Some(jobs) => self.backlog.extend(jobs),
                     None if self.work.is_empty() && self.backlog.is_empty() => return,
                     // No new requests: only what is under way is left.
                     None => self.drain().await,
@@ -127,9 +127,9 @@ impl Task {
                 Some(done) = self.work.join_next(), if !self.work.is_empty() => self.finish(done),
             }
             while self.backlog.len() < QUEUE
-                && let Ok(job) = self.queue.try_recv()
+                && let Ok(jobs) = self.queue.try_recv()
             {
-                self.backlog.push_back(job);
+                self.backlog.extend(jobs);
             }
             self.dispatch();
         }
