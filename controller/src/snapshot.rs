@@ -138,6 +138,11 @@ impl Snapshot {
             .map(|(_, record)| record)
     }
 
+    /// The highest generation with which ports that are gone, or have another MAC now, were bound with this one; 0: none.
+    pub fn remembered(&self, network: &NetworkKey, mac: Mac) -> u64 {
+        self.ledger.get(&(network.clone(), mac)).map_or(0, |record| record.value)
+    }
+
     /// The port of a VRF with this name whose network was chosen by labels.
     pub fn selected(&self, vrf: &Name, name: &PortName) -> Option<&Arc<Record<Port>>> {
         let key = |network: &Arc<Record<Network>>| PortKey {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,14 @@ pub struct Daemon {
     /// Whether dropping it prints the end of its log.
     tells: bool,
     _record: Record,
+}
+
+/// Whether the ends of logs are printed at all.
+static TELLING: AtomicBool = AtomicBool::new(true);
+
+/// From now on no daemon prints the end of its log: for a program that prints figures.
+pub fn keep_logs_quiet() {
+    TELLING.store(false, Ordering::Relaxed);
 }
 
 impl Daemon {
@@ -102,7 +111,7 @@ impl Drop for Daemon {
         };
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if self.tells {
+        if self.tells && TELLING.load(Ordering::Relaxed) {
             println!("--- log of {} ({state})\n{}\n---", self.name, self.tail());
         }
     }

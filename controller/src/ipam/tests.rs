@@ -118,6 +118,32 @@ impl Rig {
         let (told, _) = history.of_port(&self.state.snapshot(), &key(port), 0, 100).await.unwrap();
         told.into_iter().map(|told| (told.event.kind, told.event.actor)).collect()
     }
+
+    /// Checks thirty times with repair, and once behind it, that nothing is wrong while this is done again and again.
+    async fn is_right_during<F>(&self, round: impl Fn(Ports) -> F + Send + 'static)
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let ports = self.ports.clone();
+        let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+        let churn = tokio::spawn(async move {
+            let mut rounds = 0;
+            while stopped.try_recv().is_err() {
+                round(ports.clone()).await;
+                rounds += 1;
+            }
+            rounds
+        });
+        for _ in 0..30 {
+            let checked = self.checker.run(FIX).await.unwrap();
+            let texts: Vec<&str> =
+                checked.findings.iter().map(|(finding, _)| finding.text.as_str()).collect();
+            assert!(texts.is_empty(), "{texts:?}");
+        }
+        stop.send(()).unwrap();
+        assert!(churn.await.unwrap() > 0, "nothing happened meanwhile");
+        assert_eq!(self.problems().await, []);
+    }
 }
 
 const A: &str = "intent/port/default/web/a";
@@ -253,26 +279,12 @@ async fn what_cannot_be_repaired_is_only_told() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_under_way_are_no_findings() {
     let rig = Rig::new().await;
-    let ports = rig.ports.clone();
-    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let churn = tokio::spawn(async move {
-        let mut rounds = 0;
-        while stopped.try_recv().is_err() {
-            let names = ["x1", "x2", "x3", "x4"];
-            ports.create(names.iter().map(|name| CreatePort::new(key(name))).collect()).await;
-            for name in names {
-                ports.free(key(name), "test").await.unwrap();
-            }
-            rounds += 1;
+    rig.is_right_during(|ports| async move {
+        let names = ["x1", "x2", "x3", "x4"];
+        ports.create(names.iter().map(|name| CreatePort::new(key(name))).collect()).await;
+        for name in names {
+            ports.free(key(name), "test").await.unwrap();
         }
-        rounds
-    });
-    for _ in 0..30 {
-        let checked = rig.checker.run(FIX).await.unwrap();
-        let texts: Vec<&str> = checked.findings.iter().map(|(finding, _)| finding.text.as_str()).collect();
-        assert!(texts.is_empty(), "{texts:?}");
-    }
-    stop.send(()).unwrap();
-    assert!(churn.await.unwrap() > 0, "nothing happened meanwhile");
-    assert_eq!(rig.problems().await, []);
+    })
+    .await;
 }

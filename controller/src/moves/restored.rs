@@ -26,7 +26,7 @@ pub(crate) fn forgotten(old: &View, new: &Snapshot, changed: &Changed) -> Vec<((
         let bound = derive::bound(&old.snapshot, key).filter(derive::Bound::has_own_mac)?;
         let place = (key.network.clone(), bound.port.mac);
         let binding = new.bindings.get(key).map_or(0, |record| record.value.generation);
-        let ledger = new.ledger.get(&place).map_or(0, |record| record.value);
+        let ledger = new.remembered(&place.0, place.1);
         let said = derive::mobility(old, &bound).announce.filter(|said| *said > 0)?;
         (binding.max(ledger) < bound.binding.generation).then_some((place, said))
     };

@@ -68,7 +68,7 @@ fn of_port(view: &View, alarms: &Alarms, place: &(NetworkKey, Mac), port: &Port)
     let bound = derive::bound(snapshot, &port.key);
     let verdict = bound.as_ref().map(|bound| derive::mobility(view, bound));
     let given = binding.map_or(0, |binding| binding.generation);
-    let remembered = snapshot.ledger.get(place).map_or(0, |record| record.value);
+    let remembered = snapshot.remembered(&place.0, place.1);
     let announced = verdict.and_then(|verdict| verdict.announce);
     let now = now_ms();
     let changes = snapshot.moves.get(&port.key).map(|record| record.value.changes()).unwrap_or_default();

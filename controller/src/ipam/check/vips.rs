@@ -191,8 +191,7 @@ impl<'a> Case<'a> {
         if !anew && binding.generation > floor {
             return None;
         }
-        let place = (owner.key.network.clone(), owner.mac);
-        let before = self.snapshot.ledger.get(&place).map_or(0, |ledger| ledger.value);
+        let before = self.snapshot.remembered(&owner.key.network, owner.mac);
         let generation = ledger::next_generation(binding.generation.max(floor), before, None);
         let next = Binding { generation, changed_ms: now_ms, ..binding.clone() };
         Some((next, Some(binding.changed_ms).filter(|ms| *ms != 0)))

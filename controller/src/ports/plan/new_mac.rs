@@ -10,7 +10,7 @@ use causeway_proto::{Mac, PortKey};
 use super::create::{derived, free_mac, port_as_seen};
 use super::{Planned, Refusal};
 use crate::keys::{self, RecordKey};
-use crate::model::{Binding, Port};
+use crate::model::{Binding, Move, Port};
 use crate::ports::overlay::View;
 use crate::ports::{NewMac, PortError};
 use crate::store::Write;
@@ -23,14 +23,15 @@ pub(super) fn resolve(
     asked: Option<NewMac>,
     now_ms: i64,
 ) -> Result<Option<Mac>, Refusal> {
-    let wrong = |reason: &str| PortError::Field { field: "mac".to_owned(), reason: reason.to_owned() };
+    let wrong = |reason: String| PortError::Field { field: "mac".to_owned(), reason };
     let mac = match asked {
         None => return Ok(None),
         Some(NewMac::Given(mac)) if !mac.is_unicast() => {
-            return Err(wrong(&format!("{mac} is no unicast MAC")).into());
+            return Err(wrong(format!("{mac} is no unicast MAC")).into());
         }
         Some(NewMac::Given(mac)) => mac,
-        Some(NewMac::Computed) => computed(view, port)?,
+        // Its own, if that follows already.
+        Some(NewMac::Computed) => derived(view, &port.key, port.addresses.first().copied())?.0,
     };
     if mac == port.mac {
         return Ok(None);
@@ -38,16 +39,20 @@ pub(super) fn resolve(
     if let Some(attachment) = to.attachment.filter(|attachment| attachment.hides_mac()) {
         let reason =
             format!("means nothing with the attachment {attachment}: its frames carry a MAC of the host");
-        return Err(wrong(&reason).into());
+        return Err(wrong(reason).into());
     }
     free_mac(view, &port.key, mac, now_ms)?;
     Ok(Some(mac))
 }
 
-/// The MAC that follows from the first address; the port's own if it follows already.
-fn computed(view: &View<'_>, port: &Port) -> Result<Mac, Refusal> {
-    let first = port.addresses.first().copied();
-    Ok(derived(view, &port.key, first)?.0)
+/// True if what is asked for is what a move under way gives to the port.
+pub(super) fn is_same(moving: &Move, port: &Port, asked: Option<NewMac>) -> bool {
+    match (asked, moving.macs) {
+        (None, macs) => macs.is_none(),
+        (Some(NewMac::Given(mac)), Some((_, new))) => mac == new,
+        (Some(NewMac::Given(mac)), None) => mac == port.mac,
+        (Some(NewMac::Computed), _) => true,
+    }
 }
 
 /// The port has this MAC beside its own, or none.
@@ -85,7 +90,8 @@ pub(super) fn give_up(
     mac: Mac,
 ) -> Result<(), PortError> {
     planned.writes.push(Write::Delete(keys::mac(&key.network, mac)));
-    let known = view.snapshot.ledger.get(&(key.network.clone(), mac)).map_or(1, |l| l.value);
+    // A first binding begins there anyway.
+    let known = view.snapshot.remembered(&key.network, mac).max(1);
     match view.binding(key) {
         Some((binding, _)) if binding.generation > known => {
             planned.put(RecordKey::Ledger(key.network.clone(), mac).path(), &binding.generation)

@@ -226,7 +226,7 @@ pub(super) fn target(
             planned.shared.push(same);
         }
     }
-    let before = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(0, |l| l.value);
+    let before = view.snapshot.remembered(&key.network, port.mac);
     Ok(Binding {
         port: key.clone(),
         node: place.node.clone(),

@@ -7,10 +7,10 @@ use super::{Context, Part, Plan, Planned, Refusal, as_seen, new_mac};
 use crate::derive::place::place as enters;
 use crate::history::EventKind;
 use crate::keys::RecordKey;
-use crate::model::{Binding, Move, MovePhase, Port, WorkloadKind};
+use crate::model::{Binding, Move, MovePhase, WorkloadKind};
 use crate::moves::{self, ledger};
 use crate::ports::overlay::View;
-use crate::ports::{MoveOrder, MoveStep, NewMac, Owner, PortError};
+use crate::ports::{MoveOrder, MoveStep, Owner, PortError};
 
 /// Why a port without a place cannot be moved.
 pub(crate) fn bound_nowhere(key: &PortKey, node: &str) -> PortError {
@@ -76,8 +76,8 @@ pub(super) fn begin(
     planned.effect.binding = view.binding_part(key);
     let seen_refusal = |error| Refusal::seen(error, &record, Some(seen));
     if let Some(moving) = view.snapshot.moving(key).filter(|r| moves::holds(&r.value, from)) {
-        let same =
-            place::same_place(view, &moving.value.to, &order.to) && same_mac(&moving.value, port, order);
+        let same = place::same_place(view, &moving.value.to, &order.to)
+            && new_mac::is_same(&moving.value, port, order.mac);
         if same && !matches!(moving.value.phase, MovePhase::Return) {
             return Ok(None);
         }
@@ -140,16 +140,6 @@ pub(super) fn begin(
         changed_ms: 0,
         forced: order.force,
     }))
-}
-
-/// True if the order asks for the MAC that the move gives to the port.
-fn same_mac(moving: &Move, port: &Port, order: &MoveOrder) -> bool {
-    match (order.mac, moving.macs) {
-        (None, macs) => macs.is_none(),
-        (Some(NewMac::Given(mac)), Some((_, new))) => mac == new,
-        (Some(NewMac::Given(mac)), None) => mac == port.mac,
-        (Some(NewMac::Computed), _) => true,
-    }
 }
 
 /// As many changes of place as matter.
@@ -263,7 +253,7 @@ pub(super) fn advance(view: &View<'_>, step: &MoveStep, context: Context<'_>) ->
         let node = view.snapshot.nodes.get(&place.node).ok_or_else(missing)?;
         planned.shared.push(as_seen(&RecordKey::Node(place.node.clone()), Some(node.revision)));
         let port = new_mac::exchange(view, &mut planned, port)?;
-        let ledger = view.snapshot.ledger.get(&(key.network.clone(), port.mac)).map_or(0, |l| l.value);
+        let ledger = view.snapshot.remembered(&key.network, port.mac);
         let elsewhere = place::sequence_elsewhere(view.snapshot, &port, &node.value, context.heard);
         let generation = ledger::next_generation(now.generation, ledger, elsewhere);
         let forced = match next.forced {

@@ -134,7 +134,7 @@ fn give_to(
     let Some((binding, _)) = binding.filter(|(binding, _)| binding.active) else { return Ok(()) };
     let moved = RecordKey::Move(holder.clone());
     planned.compares.push(as_seen(&moved, view.snapshot.revision_of(&moved)));
-    let before = view.snapshot.ledger.get(&(holder.network.clone(), port.mac)).map_or(0, |l| l.value);
+    let before = view.snapshot.remembered(&holder.network, port.mac);
     let generation = ledger::next_generation(binding.generation.max(floor), before, None);
     let next = Binding { generation, changed_ms: context.now_ms, ..binding.clone() };
     if let Some(told) = planned.others.get_mut(told) {

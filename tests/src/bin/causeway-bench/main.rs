@@ -26,6 +26,9 @@ use crate::report::Report;
 #[derive(Debug, Parser)]
 #[command(about = "Measures, compares, and writes target/bench/NAME.json")]
 struct Args {
+    /// Print the end of the log of each program that was started, when it is ended.
+    #[arg(long, global = true)]
+    logs: bool,
     #[command(subcommand)]
     what: What,
 }
@@ -129,7 +132,11 @@ async fn core(only: &[Part], out: &Path) -> Result<()> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    match Args::parse().what {
+    let args = Args::parse();
+    if !args.logs {
+        causeway_tests::process::keep_logs_quiet();
+    }
+    match args.what {
         What::Core { only, out } => core(&only, &out).await,
         What::Failover { out } => {
             println!("{}", report::machine());
